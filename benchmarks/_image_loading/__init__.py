@@ -1,0 +1,1 @@
+"""The parts of the image loading benchmark: pictures, contenders, one trial, its supervision, the summary."""

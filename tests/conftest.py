@@ -1,0 +1,92 @@
+"""What several test modules use: real photographs, and a folder of drawn pictures in every common encoding."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image, ImageDraw
+
+# The same examples in every run, and no time limit for one on a busy machine.
+settings.register_profile("torchslip", deadline=None, derandomize=True)
+settings.load_profile("torchslip")
+
+SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+
+# file name, Pillow mode, options of Image.save
+ENCODINGS = (
+    ("baseline.jpg", "RGB", {"quality": 90}),
+    ("progressive.jpg", "RGB", {"quality": 85, "progressive": True}),
+    ("full_chroma.jpg", "RGB", {"quality": 95, "subsampling": "4:4:4"}),
+    ("half_chroma.jpeg", "RGB", {"quality": 75, "subsampling": "4:2:2"}),
+    ("restart.JPG", "RGB", {"quality": 85, "restart_marker_rows": 1}),
+    ("grayscale.jpg", "L", {"quality": 90}),
+    ("cmyk.jpg", "CMYK", {"quality": 90}),
+    ("plain.png", "RGB", {}),
+    ("palette.png", "P", {}),
+    ("alpha.png", "RGBA", {}),
+    ("deep.png", "I;16", {}),
+    ("lossy.webp", "RGB", {"quality": 80}),
+    ("plain.bmp", "RGB", {}),
+    ("plain.tiff", "RGB", {"compression": "tiff_lzw"}),
+)
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """Real photographs as ``{train,val}/class/file.jpg``; without them, the tests that need them are skipped."""
+    path = Path(os.environ.get("TORCHSLIP_TEST_DATA", SHARED_DATA)) / "photos"
+    if not path.is_dir():
+        pytest.skip(f"no photographs at {path}; set TORCHSLIP_TEST_DATA to the folder that holds photos/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 14 pictures each, one per encoding, from 8 x 11 to 500 x 375 pixels; read only."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, shape in (("discs", "ellipse"), ("stripes", "line"), ("tiles", "rectangle")):
+        (root / name).mkdir()
+        for number, (file, mode, options) in enumerate(ENCODINGS):
+            width, height = _size_px(rng, number, name)
+            picture = _encode_mode(_draw(rng, shape, width, height), mode)
+            picture.save(root / name / f"{number:02}-{file}", **options)
+    return root
+
+
+def _size_px(rng: np.random.Generator, number: int, name: str) -> tuple[int, int]:
+    if number == 0:
+        return {"discs": (500, 375), "stripes": (8, 11), "tiles": (333, 77)}[name]
+    width, height = rng.integers(40, 400, 2).tolist()
+    return width, height
+
+
+def _draw(rng: np.random.Generator, shape: str, width: int, height: int) -> Image.Image:
+    """A gradient between two colours with some film grain, and twelve figures of random colour and place on it."""
+    x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
+    slope = (x * rng.random() + y * rng.random())[..., None]
+    start, end = rng.integers(0, 256, (2, 3))
+    pixels = start + (end - start) * slope / 2 + rng.normal(0, 4, (height, width, 3))
+    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for _ in range(12):
+        left, right = sorted(rng.integers(0, width, 2).tolist())
+        top, bottom = sorted(rng.integers(0, height, 2).tolist())
+        color = tuple(rng.integers(0, 256, 3).tolist())
+        getattr(draw, shape)((left, top, right, bottom), fill=color, width=3)
+    return picture
+
+
+def _encode_mode(picture: Image.Image, mode: str) -> Image.Image:
+    if mode == "P":
+        return picture.quantize(64)
+    if mode == "RGBA":
+        picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+        return picture
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
+    return picture.convert(mode)

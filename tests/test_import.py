@@ -1,0 +1,33 @@
+"""What `import torchslip` does, and what it leaves to be done later."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torchslip
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.strip()
+
+
+def test_import_is_quick_beyond_torch():
+    # The fastest of three: other processes share the machine.
+    code = "import torch.utils.data, time; t = time.perf_counter(); import torchslip; print(time.perf_counter() - t)"
+
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_import_touches_no_gpu_and_loads_neither_torchvision_nor_pillow():
+    code = (
+        "import sys, threading, torch, torchslip; print(torch.cuda.is_initialized(), threading.active_count(), "
+        "any(name in sys.modules for name in ('torchvision', 'PIL', 'rich', 'typer')))"
+    )
+
+    assert run(code) == "False 1 False"
+
+
+def test_public_names_exist():
+    assert all(hasattr(torchslip, name) for name in torchslip.__all__)

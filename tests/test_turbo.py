@@ -1,0 +1,297 @@
+"""The compiled decoder, beyond the contract of every backend in test_decoders.py."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import torchslip as ts
+from torchslip.decode import Draws, Placement, View, backends, make_decoder, read_header
+
+STATUS = next(each for each in backends() if each.name == "turbo")
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not STATUS.available, reason=STATUS.why_not or "available")
+
+if STATUS.available:
+    from torchslip.decode._turbo import TurboDecoder
+
+
+def picture(seed: int, *, width: int = 320, height: int = 240, format: str = "JPEG", **options: object) -> bytes:
+    """A smooth pattern with film grain, different for every seed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x * a + y * b) for a, b in rng.uniform(0.01, 0.1, (3, 2))]
+    pixels = 128 + 90 * np.stack(waves, axis=-1) + rng.normal(0, 5, (height, width, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def place(images: list[bytes], view: View) -> Placement:
+    sizes = np.array([(read_header(data).height, read_header(data).width) for data in images])
+    return view.place(sizes, Draws(np.arange(len(images)), seed=0, view="image", epoch=0))
+
+
+def decode(
+    images: list[bytes], *placements: Placement, fill: int = 77, decoder: str | None = None, **options: object
+) -> list[list[torch.Tensor]]:
+    outputs = [[torch.full((3, *size), fill, dtype=torch.uint8) for size in each.size.tolist()] for each in placements]
+    made = make_decoder(decoder) if decoder else TurboDecoder(**options)
+    failures = made.decode(images, [read_header(data) for data in images], placements, outputs)
+    assert not failures
+    return outputs
+
+
+def equal(one: list[list[torch.Tensor]], other: list[list[torch.Tensor]]) -> bool:
+    return all(
+        torch.equal(a, b) for mine, yours in zip(one, other, strict=True) for a, b in zip(mine, yours, strict=True)
+    )
+
+
+def test_auto_is_turbo():
+    assert make_decoder().name == "turbo"
+
+
+def test_the_kernel_takes_every_jpeg_that_it_says_it_takes(picture_folder: Path, monkeypatch):
+    monkeypatch.setattr("torchslip.decode._turbo.TorchvisionDecoder", None)
+    files = [path.read_bytes() for path in sorted(picture_folder.glob("*/*"))]
+    images = [data for data in files if read_header(data).components in (1, 3)]
+
+    assert len(images) == 18
+    decode(images, place(images, ts.RandomResizedCrop(64)), threads=2)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_any_number_of_threads_gives_the_same_bytes(threads):
+    images = [picture(seed) for seed in range(24)]
+    placement = place(images, ts.RandomResizedCrop(96))
+
+    assert equal(decode(images, placement, threads=threads), decode(images, placement, threads=1))
+
+
+@pytest.mark.parametrize("size", [37, 96, 224])
+def test_portable_and_vector_passes_give_the_same_bytes(size, monkeypatch):
+    images = [picture(seed) for seed in range(16)]
+    placement = place(images, ts.RandomResizedCrop(size))
+    best = decode(images, placement)
+    monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", "portable")
+
+    assert equal(decode(images, placement), best)
+
+
+def test_views_together_are_what_each_gives_alone_at_any_scale():
+    images = [picture(seed, width=900, height=700) for seed in range(4)]
+    views = (ts.RandomResizedCrop(224), ts.ResizeCrop(20, 20), ts.ResizeCrop(64, (90, 30)), ts.CenterCrop(50))
+    placements = [place(images, view) for view in views]
+
+    together = decode(images, *placements)
+
+    assert equal(together, [decode(images, placement)[0] for placement in placements])
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_region_has_the_pixels_of_the_whole_picture(subsampling, progressive):
+    image = picture(5, width=147, height=93, subsampling=subsampling, progressive=progressive)
+    (whole,) = decode([image], place([image], ts.Decode()))[0]
+    rng = np.random.default_rng(0)
+
+    for _ in range(100):
+        bottom, right = rng.integers(1, (94, 148))
+        top, left = rng.integers(0, (bottom, right))
+        box = np.array([[top, left, bottom - top, right - left]])
+        (crop,) = decode([image], Placement.of_crops(box, box[:, 2:]))[0]
+        assert torch.equal(crop, whole[:, top:bottom, left:right])
+
+
+def test_resampling_is_that_of_torch_within_one_level():
+    rng = np.random.default_rng(0)
+    image = picture(6, width=301, height=203, quality=95)
+    for _ in range(60):
+        height, width = rng.integers(1, (204, 302))
+        box = np.array([[203 - height, 301 - width, height, width]])
+        placement = Placement.of_crops(box, rng.integers(1, 280, (1, 2)))
+        (mine,), (torchs,) = (
+            decode([image], placement, scaled_decode=False)[0],
+            decode([image], placement, decoder="torchvision")[0],
+        )
+
+        assert (mine.int() - torchs.int()).abs().max() <= 1
+
+
+def test_an_even_surface_stays_even():
+    buffer = io.BytesIO()
+    Image.new("RGB", (333, 222), (200, 100, 50)).save(buffer, "JPEG", quality=95)
+    image = buffer.getvalue()
+    (whole,) = decode([image], place([image], ts.Decode()))[0]
+
+    (resized,) = decode([image], place([image], ts.ResizeCrop((71, 97), (71, 97))))[0]
+
+    assert torch.equal(resized, whole[:, :71, :97])
+
+
+def test_other_formats_in_a_batch_go_to_the_other_decoder():
+    images = [picture(0), picture(1, format="PNG"), picture(2), picture(3, format="WEBP"), picture(4)]
+    placement = place(images, ts.RandomResizedCrop(64))
+
+    outputs = decode(images, placement)[0]
+
+    for row, output in enumerate(outputs):
+        alone = Placement(
+            *(part[[row]] for part in (placement.box, placement.resized, placement.window, placement.size))
+        )
+        assert torch.equal(output, decode([images[row]], alone)[0][0])
+    assert torch.equal(outputs[1], decode(images, placement, decoder="torchvision")[0][1])
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_damaged_rows_fail_alone_for_the_reason_of_the_other_decoder(threads):
+    images = [picture(seed) for seed in range(9)]
+    images[2] = images[2][: len(images[2]) // 2]
+    images[5] = images[5][:-2]
+    images[7] = images[7][:2] + b"\xff\xfe\x00\x04xx" + images[7][2:]  # a comment: nothing wrong
+    placement = place(images, ts.RandomResizedCrop((64, 48)))
+    outputs = [[torch.zeros(3, 64, 48, dtype=torch.uint8) for _ in images]]
+    headers = [read_header(data) for data in images]
+
+    failures = TurboDecoder(threads=threads).decode(images, headers, [placement], outputs)
+
+    assert sorted(failures) == [2, 5] and all("truncated" in str(error) for error in failures.values())
+    assert sorted(make_decoder("torchvision").decode(images, headers, [placement], outputs)) == [2, 5]
+    assert all(outputs[0][row].any() for row in range(9) if row not in failures)
+
+
+def test_a_cut_below_the_crop_is_an_error_too():
+    image = picture(0)
+    placement = Placement.of_crops(np.array([[0, 0, 16, 16]]), np.array([[8, 8]]))
+    output = [[torch.empty(3, 8, 8, dtype=torch.uint8)]]
+
+    assert list(TurboDecoder().decode([image[:-900]], [read_header(image)], [placement], output)) == [0]
+
+
+def test_a_header_that_lies_about_the_size_is_an_error():
+    image = picture(0)
+    header = read_header(picture(0, width=200, height=100))
+    placement = Placement.of_crops(np.array([[0, 0, 16, 16]]), np.array([[8, 8]]))
+
+    failures = TurboDecoder().decode([image], [header], [placement], [[torch.empty(3, 8, 8, dtype=torch.uint8)]])
+
+    assert "320" in str(failures[0])
+
+
+def test_no_picture_shows_anything_of_the_one_before():
+    """Neither pixels nor tables: without its own Huffman tables a file must not be decoded with those of another."""
+    others = [picture(seed, quality=30 + seed, optimize=True) for seed in range(8)]
+    image = picture(9, width=70, height=50)
+    bare = image
+    while (at := bare.find(b"\xff\xc4")) >= 0:
+        bare = bare[:at] + bare[at + 2 + int.from_bytes(bare[at + 2 : at + 4], "big") :]
+    box = Placement.of_crops(np.array([[3, 5, 40, 60]]), np.array([[33, 44]]))
+    first = decode([image], box, fill=0, threads=1)
+
+    decode(others, place(others, ts.Decode()), threads=1)
+
+    assert equal(decode([image], box, fill=255, threads=1), first)
+    # The tables that it lacks are the standard ones.
+    assert equal(decode([bare], box, threads=1), first)
+
+
+def test_only_large_reductions_are_decoded_at_a_smaller_scale():
+    image = picture(3, width=640, height=640, quality=95)
+
+    def differs(side: int) -> bool:
+        placement = Placement.of_crops(np.array([[0, 0, 640, 640]]), np.array([[side, side]]))
+        return not equal(decode([image], placement), decode([image], placement, scaled_decode=False))
+
+    assert not differs(81)
+    assert differs(80) and differs(40) and differs(20)
+
+
+def test_outputs_may_have_any_layout():
+    image = picture(3)
+    placement = place([image], ts.ResizeCrop(100, (120, 90)))
+    (plain,) = decode([image], placement)[0]
+    wide = torch.full((130, 100, 3), 9, dtype=torch.uint8)
+    inside = wide[5:125, 5:95].permute(2, 0, 1)
+
+    assert not TurboDecoder().decode([image], [read_header(image)], [placement], [[inside]])
+    assert torch.equal(inside, plain)
+    inside.fill_(9)
+    assert (wide == 9).all()
+
+
+def test_an_impossible_number_of_threads_is_refused():
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        TurboDecoder(threads=0)
+
+
+def test_processes_forked_in_between_decode_too(tmp_path: Path):
+    for seed in range(12):
+        (tmp_path / "one").mkdir(exist_ok=True)
+        (tmp_path / "one" / f"{seed}.jpg").write_bytes(picture(seed))
+    dataset = ts.ImageDataset(tmp_path, views=ts.RandomResizedCrop(32), batch_size=3, shuffle=True, seed=1)
+    here = [batch["image"] for batch in ts.DataLoader(dataset)]
+
+    there = [batch["image"] for batch in ts.DataLoader(dataset, num_workers=2)]
+
+    assert equal([here], [there])
+
+
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+@pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_fuzzed_files_and_geometry_pass_the_address_sanitizer(tmp_path: Path):
+    folder = ROOT / "torchslip/decode/turbo"
+    parts = [path for path in sorted(folder.glob("*.c")) if path.name != "turbo.c"]
+    build = [
+        COMPILER,
+        "-std=c11",
+        "-g",
+        "-O1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        f"-I{folder}",
+    ]
+    build += [ROOT / "tests/turbo_fuzz.c", *parts, "-o", tmp_path / "fuzz", "-ljpeg", "-lm", "-pthread"]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        pytest.skip(f"cannot be built with the address sanitizer: {done.stderr.strip().splitlines()[-1]}")
+    options = {
+        "baseline": {"quality": 90},
+        "progressive": {"progressive": True},
+        "full_chroma": {"subsampling": "4:4:4"},
+        "half_chroma": {"subsampling": "4:2:2"},
+        "restart": {"restart_marker_rows": 1},
+    }
+    for name, each in options.items():
+        (tmp_path / f"{name}.jpg").write_bytes(picture(1, width=131, height=97, **each))
+    (tmp_path / "tiny.jpg").write_bytes(picture(1, width=7, height=5))
+    for mode in ("L", "CMYK"):
+        Image.open(tmp_path / "baseline.jpg").convert(mode).save(tmp_path / f"{mode}.jpg")
+
+    command = [tmp_path / "fuzz", "1500", "7", *sorted(tmp_path.glob("*.jpg"))]
+    digests = []
+    for byte in (0, 255):
+        fresh_memory = {"ASAN_OPTIONS": f"max_malloc_fill_size={1 << 30}:malloc_fill_byte={byte}"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=80, env=os.environ | fresh_memory)
+        assert done.returncode == 0, done.stdout + done.stderr
+        digests.append(done.stdout)
+
+    assert digests[0] == digests[1] and int(digests[0].split()[0]) > 300
+
+
+def test_loading_the_package_compiles_nothing():
+    code = "import sys, torchslip, torchslip.decode; print('torchslip.decode._turbo' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout == "False\n"

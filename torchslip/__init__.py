@@ -1,0 +1,69 @@
+"""PyTorch datasets, samplers and a `DataLoader` for images: fast, reproducible, resumable.
+
+Four concepts carry everything:
+
+==========  ============================================  ===========================================================
+Concept     Question                                      What it is
+==========  ============================================  ===========================================================
+**Source**  What is stored?                               Records with random access; like a `Sequence`, read-only.
+**Order**   Which record stands at position p of epoch e? A pure function of (seed, epoch, position).
+**View**    Which pixels of it, and at what size?         Crop geometry, drawn per sample; several from one decode.
+**Cursor**  How far is everyone?                          One global position, the same on all ranks: the `state_dict`.
+==========  ============================================  ===========================================================
+
+A dataset puts a Source and Views together, a sampler puts an Order, a share of it and a Cursor together, and
+`ImageDataset` is both::
+
+    import torchslip as ts
+
+    train = ts.ImageDataset("data/train", views=ts.RandomResizedCrop(224), batch_size=256, shuffle=True, seed=17)
+    for batch in ts.DataLoader(train, num_workers=8):
+        batch["image"], batch["label"], batch["sample_id"]
+"""
+
+from torchslip.decode import (
+    CenterCrop,
+    Decode,
+    DirectRandomResizedCrop,
+    RandomResizedCrop,
+    ResizeCrop,
+    ResizeShortCropLong,
+    View,
+)
+from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
+from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, collate
+from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
+from torchslip.pack import MDSWriter, merge_index
+from torchslip.sources import MDS, ImageFolder, Source, open
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MDS",
+    "CenterCrop",
+    "DataLoader",
+    "Decode",
+    "DirectRandomResizedCrop",
+    "DistributedBatchSampler",
+    "FormatError",
+    "ImageDataset",
+    "ImageFolder",
+    "ImageMapDataset",
+    "MDSWriter",
+    "MissingDependencyError",
+    "Order",
+    "RandomResizedCrop",
+    "ResizeCrop",
+    "ResizeShortCropLong",
+    "SampleError",
+    "Sequential",
+    "Shuffled",
+    "Source",
+    "StateError",
+    "Subset",
+    "TorchslipError",
+    "View",
+    "collate",
+    "merge_index",
+    "open",
+]

@@ -1,0 +1,5 @@
+"""`python -m torchslip.cli`."""
+
+from torchslip.cli import main
+
+main()

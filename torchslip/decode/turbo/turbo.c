@@ -1,0 +1,288 @@
+/* A batch: every picture is decoded once for each scale that its views ask for, and resampled into their places.
+ *
+ * The threads of a call take the next picture when they are done with one. They end with the call, so that nothing is
+ * in the way of a fork; what they decode with stays for the next call. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "turbo.h"
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* Goes up when the arguments of turbo_decode change. */
+#define INTERFACE_VERSION 1
+
+enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
+
+#define MAX_SIDE 65535 /* of the box, by the format; of what it is resized to, by choice */
+
+typedef struct {
+    int64_t images, views;
+    const uint8_t *const *data;
+    const int64_t *data_bytes;
+    const int64_t *heights_widths; /* [images, 2], as the header says */
+    const int64_t *geometry;       /* [views, images, FIELDS] */
+    uint8_t *const *outputs;       /* [views, images] */
+    const int64_t *strides;        /* [views, images, 3]: of channel, row and column, in bytes */
+    int scale_margin;
+    Passes passes;
+    char *messages; /* [images, MESSAGE_BYTES] */
+    atomic_llong next, failed;
+} Batch;
+
+/* The part of an output that is not black: rows and columns of the output. */
+typedef struct {
+    int top, left, bottom, right;
+} Shown;
+
+static Shown shown_part(const int64_t *view) {
+    Shown shown;
+    int64_t bottom = view[RESIZED_HEIGHT] - view[WINDOW_TOP], right = view[RESIZED_WIDTH] - view[WINDOW_LEFT];
+    shown.top = (int)(view[WINDOW_TOP] < 0 ? -view[WINDOW_TOP] : 0);
+    shown.left = (int)(view[WINDOW_LEFT] < 0 ? -view[WINDOW_LEFT] : 0);
+    shown.bottom = (int)(bottom < view[OUT_HEIGHT] ? bottom : view[OUT_HEIGHT]);
+    shown.right = (int)(right < view[OUT_WIDTH] ? right : view[OUT_WIDTH]);
+    if (shown.bottom <= shown.top || shown.right <= shown.left) shown = (Shown){0};
+    return shown;
+}
+
+static bool within(int64_t value, int64_t low, int64_t high) { return value >= low && value <= high; }
+
+static bool is_valid(const int64_t *view, int64_t height, int64_t width) {
+    return within(view[HEIGHT], 1, height) && within(view[TOP], 0, height - view[HEIGHT]) &&
+           within(view[WIDTH], 1, width) && within(view[LEFT], 0, width - view[WIDTH]) &&
+           within(view[RESIZED_HEIGHT], 1, MAX_SIDE) && within(view[RESIZED_WIDTH], 1, MAX_SIDE) &&
+           within(view[WINDOW_TOP], -MAX_SIDE, MAX_SIDE) && within(view[WINDOW_LEFT], -MAX_SIDE, MAX_SIDE) &&
+           within(view[OUT_HEIGHT], 0, MAX_SIDE) && within(view[OUT_WIDTH], 0, MAX_SIDE);
+}
+
+/* The largest of 8, 4, 2 and 1 that leaves the box at least `margin` times as large as what it is resized to. */
+static int choose_denominator(const int64_t *view, int margin) {
+    for (int denominator = 8; margin > 0 && denominator > 1; denominator /= 2) {
+        int64_t least = (int64_t)margin * denominator;
+        if (view[HEIGHT] >= least * view[RESIZED_HEIGHT] && view[WIDTH] >= least * view[RESIZED_WIDTH])
+            return denominator;
+    }
+    return 1;
+}
+
+static void paint_black(uint8_t *output, const int64_t *strides, const int64_t *view) {
+    for (int64_t row = 0; row < view[OUT_HEIGHT]; row++)
+        for (int64_t column = 0; column < view[OUT_WIDTH]; column++)
+            for (int channel = 0; channel < 3; channel++)
+                output[channel * strides[0] + row * strides[1] + column * strides[2]] = 0;
+}
+
+/* Resamples one view out of the decoded region. */
+static bool write_view(Context *context, const Batch *batch, const Region *region, const int64_t *view,
+                       const Axis *axes, uint8_t *output, const int64_t *strides) {
+    const Shown shown = shown_part(view);
+    const uint8_t *origin =
+        region->data - (ptrdiff_t)region->top * region->stride - (ptrdiff_t)region->left * 3;
+
+    if (shown.bottom - shown.top < view[OUT_HEIGHT] || shown.right - shown.left < view[OUT_WIDTH])
+        paint_black(output, strides, view);
+    output += shown.top * strides[1] + shown.left * strides[2];
+    if (strides[0] == 1 && strides[2] == 3)
+        return resize(origin, region->stride, &axes[0], &axes[1], output, strides[1], &context->middle, batch->passes);
+
+    int height = shown.bottom - shown.top, width = shown.right - shown.left;
+    ptrdiff_t stride = (ptrdiff_t)width * 3;
+    uint8_t *packed = buffer_reserve(&context->packed, (size_t)height * (size_t)stride);
+    if (packed == NULL ||
+        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, batch->passes))
+        return false;
+    for (int channel = 0; channel < 3; channel++)
+        for (int row = 0; row < height; row++)
+            for (int column = 0; column < width; column++)
+                output[channel * strides[0] + row * strides[1] + column * strides[2]] =
+                    packed[row * stride + column * 3 + channel];
+    return true;
+}
+
+static bool reserve_views(Context *context, int64_t views) {
+    if (context->views >= views) return true;
+    Axis *axes = realloc(context->axes, 2 * (size_t)views * sizeof(Axis));
+    if (axes != NULL) context->axes = axes;
+    int *denominators = realloc(context->denominators, (size_t)views * sizeof(int));
+    if (denominators != NULL) context->denominators = denominators;
+    if (axes == NULL || denominators == NULL) return false;
+    memset(axes + 2 * (size_t)context->views, 0, 2 * (size_t)(views - context->views) * sizeof(Axis));
+    context->views = (int)views;
+    return true;
+}
+
+static const char no_memory[] = "there is not enough memory to resize it";
+
+/* Decodes once for all views that take the picture at this scale. */
+static bool decode_at_scale(Context *context, const Batch *batch, int64_t image, int denominator) {
+    Region region = {.top = INT32_MAX, .left = INT32_MAX};
+
+    for (int64_t i = 0; i < batch->views; i++) {
+        if (context->denominators[i] != denominator) continue;
+        const int64_t *view = batch->geometry + (i * batch->images + image) * FIELDS;
+        const Shown shown = shown_part(view);
+        Axis *rows = &context->axes[2 * i], *columns = rows + 1;
+        int top = (int)view[WINDOW_TOP], left = (int)view[WINDOW_LEFT];
+        if (!axis_make(rows, &context->temporary, (int)view[TOP], (int)view[HEIGHT], (int)view[RESIZED_HEIGHT],
+                       top + shown.top, top + shown.bottom, denominator) ||
+            !axis_make(columns, &context->temporary, (int)view[LEFT], (int)view[WIDTH], (int)view[RESIZED_WIDTH],
+                       left + shown.left, left + shown.right, denominator))
+            return fail(context, no_memory);
+        size_t slack = (size_t)columns->taps * 3 + SLACK_BYTES;
+        if (slack > region.slack) region.slack = slack;
+        if (rows->begin < region.top) region.top = rows->begin;
+        if (rows->end > region.bottom) region.bottom = rows->end;
+        if (columns->begin < region.left) region.left = columns->begin;
+        if (columns->end > region.right) region.right = columns->end;
+    }
+    if (!jpeg_read_region(context, &region, denominator)) return false;
+    for (int64_t i = 0; i < batch->views; i++) {
+        int64_t index = i * batch->images + image;
+        if (context->denominators[i] == denominator &&
+            !write_view(context, batch, &region, batch->geometry + index * FIELDS, &context->axes[2 * i],
+                        batch->outputs[index], batch->strides + index * 3))
+            return fail(context, no_memory);
+    }
+    return true;
+}
+
+static bool decode_image(Context *context, const Batch *batch, int64_t image) {
+    const int64_t height = batch->heights_widths[2 * image], width = batch->heights_widths[2 * image + 1];
+    unsigned wanted = 0;
+
+    if (!reserve_views(context, batch->views)) return fail(context, no_memory);
+    for (int64_t i = 0; i < batch->views; i++) {
+        int64_t index = i * batch->images + image;
+        const int64_t *view = batch->geometry + index * FIELDS;
+        if (!is_valid(view, height, width)) return fail(context, "its crop does not lie within the picture");
+        const Shown shown = shown_part(view);
+        if (shown.bottom == shown.top) {
+            paint_black(batch->outputs[index], batch->strides + index * 3, view);
+            context->denominators[i] = 0;
+        } else {
+            context->denominators[i] = choose_denominator(view, batch->scale_margin);
+            wanted |= (unsigned)context->denominators[i];
+        }
+    }
+    for (int denominator = 1; denominator <= 8; denominator *= 2) {
+        if (!(wanted & (unsigned)denominator)) continue;
+        jpeg_close(context);
+        if (!jpeg_open(context, batch->data[image], (size_t)batch->data_bytes[image])) return false;
+        if (context->jpeg.image_height != height || context->jpeg.image_width != width)
+            return fail(context, "its size is not the one that its header says");
+        if (!decode_at_scale(context, batch, image, denominator)) return false;
+    }
+    return true;
+}
+
+/* Contexts that no thread uses. Single exchanges instead of a lock, which a fork could leave locked. */
+#define KEPT_CONTEXTS 256
+static _Atomic(Context *) kept[KEPT_CONTEXTS];
+
+static void context_release(Context *context) {
+    for (int i = 0; i < 2 * context->views; i++) buffer_release(&context->axes[i].memory);
+    free(context->axes);
+    free(context->denominators);
+    buffer_release(&context->pixels);
+    buffer_release(&context->middle);
+    buffer_release(&context->packed);
+    buffer_release(&context->temporary);
+    free(context);
+}
+
+static Context *context_take(char *message) {
+    for (int i = 0; i < KEPT_CONTEXTS; i++) {
+        Context *context = atomic_load(&kept[i]) == NULL ? NULL : atomic_exchange(&kept[i], NULL);
+        if (context != NULL) return context;
+    }
+    Context *context = calloc(1, sizeof(Context));
+    if (context == NULL) {
+        snprintf(message, MESSAGE_BYTES, "there is not enough memory for a decoder");
+        return NULL;
+    }
+    context->message = message;
+    if (jpeg_make(context)) return context;
+    context_release(context);
+    return NULL;
+}
+
+static void context_give(Context *context) {
+    for (int i = 0; i < KEPT_CONTEXTS; i++) {
+        Context *none = NULL;
+        if (atomic_compare_exchange_strong(&kept[i], &none, context)) return;
+    }
+    context_release(context);
+}
+
+static void trim(Buffer *buffer) {
+    if (buffer->size > KEPT_BYTES) buffer_release(buffer);
+}
+
+static void *work(void *argument) {
+    Batch *batch = argument;
+    Context *context = NULL;
+
+    for (int64_t image; (image = atomic_fetch_add(&batch->next, 1)) < batch->images;) {
+        char *message = batch->messages + image * MESSAGE_BYTES;
+        if (context == NULL && (context = context_take(message)) == NULL) {
+            atomic_fetch_add(&batch->failed, 1);
+            continue;
+        }
+        context->message = message;
+        bool decoded = decode_image(context, batch, image);
+        jpeg_close(context);
+        if (!decoded) {
+            atomic_fetch_add(&batch->failed, 1);
+            if (!*message) fail(context, "it cannot be decoded");
+        }
+        trim(&context->pixels);
+        trim(&context->middle);
+        trim(&context->packed);
+        trim(&context->temporary);
+    }
+    if (context != NULL) context_give(context);
+    return NULL;
+}
+
+#define MAX_THREADS 256
+
+EXPORT int turbo_interface_version(void) { return INTERFACE_VERSION; }
+
+EXPORT int turbo_message_bytes(void) { return MESSAGE_BYTES; }
+
+/* 0 if the libjpeg that is loaded is the one that this was compiled for; else `message` says what is wrong. */
+EXPORT int turbo_check(char *message) {
+    Context *context = context_take(message);
+    if (context == NULL) return 1;
+    context_give(context);
+    return 0;
+}
+
+/* Returns the number of pictures that could not be decoded; their messages are not empty. `messages` must be zero. */
+EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const *data, const int64_t *data_bytes,
+                            const int64_t *heights_widths, const int64_t *geometry, uint8_t *const *outputs,
+                            const int64_t *strides, int threads, int scale_margin, int passes, char *messages) {
+    Batch batch = {.images = images,
+                   .views = views,
+                   .data = data,
+                   .data_bytes = data_bytes,
+                   .heights_widths = heights_widths,
+                   .geometry = geometry,
+                   .outputs = outputs,
+                   .strides = strides,
+                   .scale_margin = scale_margin,
+                   .passes = (Passes)passes,
+                   .messages = messages};
+    pthread_t others[MAX_THREADS];
+    int started = 0;
+
+    if (threads > images) threads = (int)images;
+    if (threads > MAX_THREADS) threads = MAX_THREADS;
+    while (started < threads - 1 && pthread_create(&others[started], NULL, work, &batch) == 0) started++;
+    work(&batch);
+    for (int i = 0; i < started; i++) pthread_join(others[i], NULL);
+    return atomic_load(&batch.failed);
+}

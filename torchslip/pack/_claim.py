@@ -1,0 +1,65 @@
+"""Taking a folder for a new dataset, without removing what is not ours."""
+
+from __future__ import annotations
+
+import re
+
+from torchslip.errors import FormatError
+from torchslip.pack._folder import TEMPORARY_PREFIX, Folder
+from torchslip.sources.mds import INDEX_NAME, Index
+
+__all__ = ["WRITING_MARKER", "claim"]
+
+WRITING_MARKER = ".torchslip-writing"
+"""Lies in a local folder while a writer is at work there, and stays if it is killed."""
+
+_SHARD_NAME = re.compile(r"shard\.\d{5,}\.mds(\.[a-z0-9]+)?")
+
+
+def claim(folder: Folder, *, exist_ok: bool, remote: bool) -> None:
+    """Make sure that no dataset is in `folder`, or remove the one that is.
+
+    Removed are the index, first, then the files that it lists, and what a killed writer left. If there is anything
+    else, nothing is removed.
+
+    Args:
+        folder: Where the dataset will go.
+        exist_ok: Whether a dataset may be removed.
+        remote: Whether the folder is only uploaded to. Then shards without an index are no obstacle: they are what an
+            upload left that did not end, and are written over.
+
+    Raises:
+        FileExistsError: If there is something and `exist_ok` is False, or something that is not part of a dataset.
+    """
+    names = folder.names()
+    if not names or (remote and INDEX_NAME not in names):
+        return
+    unfinished = WRITING_MARKER in names
+    if not exist_ok:
+        what = "an unfinished dataset" if unfinished and INDEX_NAME not in names else f"files ({names[0]}, ...)"
+        raise FileExistsError(
+            f"There are already {what} in {folder}. Choose an empty folder, or pass exist_ok=True to replace a dataset "
+            "that is there."
+        )
+    ours = {INDEX_NAME, *_listed(folder)} if INDEX_NAME in names else set()
+    ours |= {name for name in names if name.startswith(TEMPORARY_PREFIX)}
+    if unfinished:
+        ours |= {WRITING_MARKER, *(name for name in names if _SHARD_NAME.fullmatch(name))}
+    foreign = [name for name in names if name not in ours]
+    if foreign:
+        raise FileExistsError(
+            f"{folder} holds what is not part of an MDS dataset ({', '.join(foreign[:3])}), so nothing was removed "
+            "from it. exist_ok=True replaces what an index there lists, and nothing else: choose another folder, or "
+            "empty this one yourself."
+        )
+    folder.remove(sorted(ours, key=lambda name: (name != INDEX_NAME, name == WRITING_MARKER, name)))
+
+
+def _listed(folder: Folder) -> list[str]:
+    try:
+        index = Index(folder.read(INDEX_NAME).decode())
+    except (FormatError, UnicodeDecodeError) as error:
+        raise FileExistsError(
+            f"{INDEX_NAME} in {folder} is not the index of an MDS dataset, so nothing was removed: {error}"
+        ) from error
+    return [file.basename for info in index for file in info.files.values()]

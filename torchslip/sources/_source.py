@@ -1,0 +1,70 @@
+"""What is stored: records with random access."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+__all__ = ["FieldKind", "Record", "Schema", "Source", "checked_indices", "image_fields", "locate"]
+
+FieldKind = Literal["image", "int", "float", "str", "bytes", "json", "array"]
+Schema = Mapping[str, FieldKind]
+Record = dict[str, Any]
+"""Field name to value: `bytes` for ``image`` (still encoded) and ``bytes``, else the Python or numpy value."""
+
+FIELD_KINDS: tuple[str, ...] = get_args(FieldKind)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Records that can be read by number, in any order, from any process. A source is read-only and pickles.
+
+    Besides these four, a source may have
+
+    * ``locate(index) -> str``: the path or URL of a record, for error messages;
+    * ``classes: list[str]``: the names of the values of ``label``;
+    * ``shard_sizes``: how many records each shard holds, where the data lies in shards.
+    """
+
+    def __len__(self) -> int: ...
+
+    @property
+    def schema(self) -> Schema:
+        """Field name to kind: image, int, float, str, bytes, json or array."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the records: equal for equal data at two places, different when the data has changed."""
+
+    def fetch(self, indices: Sequence[int]) -> list[Record]:
+        """Read records, images as the bytes that are stored.
+
+        Raises:
+            IndexError: If an index does not lie in ``[0, len)``.
+            SampleError: If a record cannot be read; nothing is returned then.
+        """
+
+
+def locate(source: Source, index: int) -> str:
+    """Where record `index` of `source` lies, in words for an error message."""
+    find = getattr(source, "locate", None)
+    return str(find(index)) if find is not None else f"{source!r}[{index}]"
+
+
+def image_fields(schema: Schema) -> list[str]:
+    """The names of the image fields, in the order of the schema."""
+    return [name for name, kind in schema.items() if kind == "image"]
+
+
+def checked_indices(indices: Sequence[int], length: int) -> list[int]:
+    """`indices` as Python integers.
+
+    Raises:
+        IndexError: If one does not lie in ``[0, length)``.
+    """
+    checked = [operator.index(index) for index in indices]
+    for index in checked:
+        if not 0 <= index < length:
+            raise IndexError(f"There is no record {index}: the source has {length}, numbered from 0.")
+    return checked

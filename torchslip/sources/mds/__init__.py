@@ -1,0 +1,27 @@
+"""The MDS format, version 2: the source `MDS`, and the parts of the format that its writers share."""
+
+from torchslip.sources.mds._compression import COMPRESSIONS, Compression, parse_compression
+from torchslip.sources.mds._encodings import ENCODINGS, Encoding, parse_encoding
+from torchslip.sources.mds._hashing import HASHES, checked_hashes, hash_bytes
+from torchslip.sources.mds._index import INDEX_NAME, Index, ShardInfo, index_text
+from torchslip.sources.mds._layout import FileInfo, Layout
+from torchslip.sources.mds._source import MDS
+
+__all__ = [
+    "COMPRESSIONS",
+    "ENCODINGS",
+    "HASHES",
+    "INDEX_NAME",
+    "MDS",
+    "Compression",
+    "Encoding",
+    "FileInfo",
+    "Index",
+    "Layout",
+    "ShardInfo",
+    "checked_hashes",
+    "hash_bytes",
+    "index_text",
+    "parse_compression",
+    "parse_encoding",
+]
