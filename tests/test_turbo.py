@@ -242,6 +242,7 @@ def test_processes_forked_in_between_decode_too(tmp_path: Path):
     dataset = ts.ImageDataset(tmp_path, views=ts.RandomResizedCrop(32), batch_size=3, shuffle=True, seed=1)
     here = [batch["image"] for batch in ts.DataLoader(dataset)]
 
+    dataset.set_epoch(0)
     there = [batch["image"] for batch in ts.DataLoader(dataset, num_workers=2)]
 
     assert equal([here], [there])
