@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from torchslip.errors import FormatError
-from torchslip.pack._folder import TEMPORARY_PREFIX, Folder
 from torchslip.sources.mds import INDEX_NAME, Index
+from torchslip.storage import TEMPORARY_PREFIX, Folder
 
 __all__ = ["WRITING_MARKER", "claim"]
 

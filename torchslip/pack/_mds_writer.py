@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torchslip.pack._claim import WRITING_MARKER, claim
-from torchslip.pack._folder import LocalFolder, open_folder
 from torchslip.pack._upload import Uploader
 from torchslip.sources.mds import (
     INDEX_NAME,
@@ -24,6 +23,7 @@ from torchslip.sources.mds import (
     parse_compression,
     parse_encoding,
 )
+from torchslip.storage import LocalFolder, open_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchslip.errors import FormatError
-from torchslip.pack._folder import open_folder
 from torchslip.sources.mds import INDEX_NAME, Index, index_text
+from torchslip.storage import open_folder
 
 __all__ = ["merge_index"]
 

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from torchslip.pack._folder import Folder
+from torchslip.storage import Folder
 
 __all__ = ["Uploader"]
 

@@ -1,4 +1,4 @@
-"""Where datasets are written to: a folder on this machine, or a URL that fsspec knows.
+"""Where files are written to: a folder on this machine, or a URL that fsspec knows.
 
 A file appears under its name only when it is whole: on a disk by writing a temporary file, fsync and rename; in an
 object store by the store itself.

@@ -1,0 +1,5 @@
+"""Where bytes live: folders on this machine and URLs that fsspec knows."""
+
+from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, open_folder
+
+__all__ = ["TEMPORARY_PREFIX", "Folder", "LocalFolder", "open_folder"]
