@@ -10,6 +10,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from torchslip.loading._dataset import ImageDataset
 from torchslip.loading._map_dataset import ImageMapDataset, collate
+from torchslip.loading._ordered import OrderedDataset
 from torchslip.order import Cursor, DistributedBatchSampler
 
 __all__ = ["DataLoader"]
@@ -122,13 +123,13 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         cursor = Cursor.from_state_dict(state, expected=stateful.fingerprints)
         self._epoch, self._start, self._delivered, self._pass = cursor.epoch, cursor.position, 0, "loaded"
 
-    def _stateful(self) -> ImageDataset | DistributedBatchSampler | None:
+    def _stateful(self) -> OrderedDataset[Any] | DistributedBatchSampler | None:
         for each in (self.dataset, self.batch_sampler):
-            if isinstance(each, ImageDataset | DistributedBatchSampler):
+            if isinstance(each, OrderedDataset | DistributedBatchSampler):
                 return each
         return None
 
-    def _upcoming(self, stateful: ImageDataset | DistributedBatchSampler) -> tuple[int, int]:
+    def _upcoming(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> tuple[int, int]:
         """Where the next pass begins: what the loader would do, unless the dataset or sampler was told otherwise."""
         begun = self._pass == "begun"
         own = (self._epoch + 1, 0) if begun else (self._epoch, self._start)
@@ -136,6 +137,6 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         not_yet = (self._epoch, self._start) if begun and not self._delivered else own
         return own if stateful.upcoming in (own, not_yet) else stateful.upcoming
 
-    def _state(self, stateful: ImageDataset | DistributedBatchSampler) -> dict[str, Any]:
+    def _state(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> dict[str, Any]:
         position = stateful.share.end(self._start, self._delivered)
         return Cursor(self._epoch, position, stateful.fingerprints).state_dict()
