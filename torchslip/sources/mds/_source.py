@@ -109,6 +109,12 @@ class MDS:
         return dict(self._schema)
 
     @property
+    def encodings(self) -> dict[str, str]:
+        """The encodings of the columns that are read, as the index has them."""
+        columns = dict(self._index.layouts[0].columns) if self._index.layouts else {}
+        return {name: columns[name] for name in self._schema}
+
+    @property
     def fingerprint(self) -> str:
         """A hash of what the index says of the shards: columns, samples, names, sizes, hashes."""
         return f"mds:sha256:{self._index.fingerprint}"
