@@ -1,0 +1,282 @@
+"""Several sources as one order."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from torchslip.order._mix_permutations import Permutations, mix_keys
+from torchslip.order._mix_plan import Batching, Change, EpochPlan, Planner, SourceExhausted
+from torchslip.order._mix_weights import Weights
+from torchslip.order._order import Fingerprint, Order, Sequential, _checked
+from torchslip.random import derive_key
+
+__all__ = ["MixedOrder", "Schedule"]
+
+Schedule = Sequence[tuple[int | tuple[int, int], Sequence[float]]]
+"""From when on (an epoch, or an epoch and a position in it) which weights hold."""
+
+_Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """What depends on the epoch: its plan, a key for each segment, and how far each source was when it began."""
+
+    number: int
+    plan: EpochPlan
+    keys: list[int]
+    passes: _Ints
+    starts: _Ints
+
+
+class MixedOrder:
+    """Several sources as one order, in the proportions of their weights; O(sources) memory.
+
+    Which source stands at a position, and which of its samples, is a function of ``(seed, epoch, position)`` alone. In
+    an epoch each source gets its weight times the length of the epoch, in whole samples (largest remainders). Among any
+    n consecutive positions, the samples of a source differ from n times its share of the epoch by less than `bound`,
+    which is at most the number of sources; the rounding to whole samples adds at most n divided by the length.
+
+    Samples of one source come in the order of that source: all of them once, before any comes again. With
+    ``source_exhausted="repeat"`` a pass over a source goes on over the epochs, and every pass has an order of its own;
+    else a pass begins with each epoch.
+
+    Args:
+        sources: For each source its number of samples, which are then shuffled anew in every pass, or an order, which
+            is asked with the number of the pass as its epoch.
+        weights: Relative weights; default: the lengths of the sources.
+        seed: Different seeds give unrelated orders.
+        source_exhausted: What happens to an epoch that needs more samples of a source than it has. ``error`` refuses
+            it here, before anything is read; ``allow`` lets the source leave, while the others go on in their
+            proportions; ``repeat`` begins the source anew.
+        epoch_size: Positions of an epoch. Default: with ``error`` the longest epoch that exhausts no source, with
+            ``allow`` and ``repeat`` the number of all samples.
+        batching: ``random`` mixes sample by sample. ``per_source`` takes each global batch from one source.
+            ``stratified`` gives all global batches the same composition, the weights in whole samples of one batch.
+            The last two round the epoch down to whole batches.
+        batch_size: Samples of a global batch, that is, of all ranks together. ``stratified`` and ``per_source`` need
+            it, and hold for batches of that size only; ``random`` ignores it.
+        schedule: Weights that change, instead of `weights`: ``[(0, [1, 0]), ((2, 50_000), [1, 1]), (5, [0, 1])]``
+            holds the first from the beginning, the second from position 50,000 of epoch 2, the third from epoch 5.
+        starts: The sample id at which each source begins; default: one after the other.
+
+    Raises:
+        ValueError: If arguments are out of range, or a source would be exhausted under ``error``; the text says which
+            and how many samples are missing.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[int | Order],
+        *,
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        source_exhausted: SourceExhausted = "error",
+        epoch_size: int | None = None,
+        batching: Batching = "random",
+        batch_size: int | None = None,
+        schedule: Schedule | None = None,
+        starts: Sequence[int] | None = None,
+    ) -> None:
+        if not sources:
+            raise ValueError("A mixture needs at least one source, got none.")
+        self._orders = {i: each for i, each in enumerate(sources) if isinstance(each, Order)}
+        lengths = [len(each) if isinstance(each, Order) else operator.index(each) for each in sources]
+        if min(lengths) < 0:
+            raise ValueError(f"The length of a source must be 0 or more, got {min(lengths)}.")
+        self._lengths = np.array(lengths, np.int64)
+        self._seed = operator.index(seed)
+        self._exhausted, self._batching = source_exhausted, batching
+        self._changes = _read_schedule(weights, schedule, lengths)
+        planner = Planner(lengths, self._changes, exhausted=source_exhausted, batching=batching, batch_size=batch_size)
+        self._plans = planner.plans(epoch_size)
+        self.batch_size = planner.batch_size
+        """Samples of the global batches that `batching` is about; None for ``random``."""
+        begins = np.cumsum([0, *lengths[:-1]]) if starts is None else starts
+        self._starts = np.array([operator.index(start) for start in begins], np.int64)
+        if len(self._starts) != len(lengths):
+            raise ValueError(f"starts must have one id per source, {len(lengths)}; got {len(self._starts)}.")
+        self._permutations = Permutations(np.maximum(self._lengths, 1))
+        self._source_keys = np.array(
+            [derive_key(self._seed, "mix source", source) for source in range(len(lengths))], np.uint64
+        )
+        self._is_shuffled = np.array([i not in self._orders for i in range(len(lengths))])
+        self._current: _Epoch | None = None
+
+    def __len__(self) -> int:
+        return self._plans[0].length
+
+    def __repr__(self) -> str:
+        weights = _short(", ".join(map(str, (change.weights for change in self._changes))))
+        return f"MixedOrder(<{len(self._lengths)} sources>, weights={weights}, seed={self._seed}, length={len(self)})"
+
+    @property
+    def bound(self) -> float:
+        """Among any n consecutive positions, the count of a source is less than this away from its share of them.
+
+        It holds for ``random`` and ``stratified``; with ``per_source``, for batches instead of samples. Windows over
+        a change of weights, or over the exit of a source, are compared with the shares on both sides.
+        """
+        return float(max(segment.word.bound for plan in self._plans for segment in plan.segments))
+
+    def at(self, positions: npt.ArrayLike, *, epoch: int) -> _Ints:
+        """The sample ids at `positions` of `epoch`. See `Order.at`."""
+        given, epoch = _checked(positions, len(self)), operator.index(epoch)
+        sources, ranks = self._place(given.reshape(-1), epoch)
+        now = self._at_epoch(epoch)
+        lengths = np.maximum(self._lengths[sources], 1)
+        passes, ranks = np.divmod(ranks + now.starts[sources], lengths)
+        passes += now.passes[sources]
+        if not self._orders:
+            inner = self._permutations(ranks, sources, mix_keys(self._source_keys[sources], passes))
+        else:
+            inner = self._ask_orders(ranks, sources, passes)
+        return (inner + self._starts[sources]).reshape(given.shape)
+
+    def source_at(self, positions: npt.ArrayLike, *, epoch: int) -> _Ints:
+        """The number of the source at each of `positions`: int64, the shape of `positions`."""
+        given = _checked(positions, len(self))
+        return self._place(given.reshape(-1), operator.index(epoch))[0].reshape(given.shape)
+
+    def counts(self, *, epoch: int, position: int | None = None) -> _Ints:
+        """How many of the first `position` samples of `epoch` are of each source; default: of the whole epoch."""
+        end = len(self) if position is None else operator.index(position)
+        if not 0 <= end <= len(self):
+            raise IndexError(f"position must lie in [0, {len(self)}], got {end}.")
+        now = self._at_epoch(operator.index(epoch))
+        number = bisect.bisect([segment.start for segment in now.plan.segments], end) - 1
+        return now.plan.segments[number].counts_before(end, now.keys[number])
+
+    def progress(self, *, epoch: int, position: int | None = None) -> tuple[_Ints, _Ints]:
+        """How far each source is after `position` samples of `epoch`.
+
+        Returns:
+            Its complete passes since the beginning, and the samples of the one in progress: int64 ``[sources]`` each.
+        """
+        now = self._at_epoch(operator.index(epoch))
+        counts = self.counts(epoch=epoch, position=position)
+        passes, ranks = np.divmod(counts + now.starts, np.maximum(self._lengths, 1))
+        return passes + now.passes, ranks
+
+    def weights_at(self, *, epoch: int, position: int = 0) -> list[float]:
+        """The weights that hold at `position` of `epoch`; they add up to 1."""
+        return [float(share) for share in self._change_at(operator.index(epoch), operator.index(position)).shares]
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """See `Order.fingerprint`."""
+        weights = [str(change.weights) for change in self._changes]
+        schedule = None
+        if len(self._changes) > 1:
+            schedule = _short(" ".join(f"{c.epoch}+{c.position}={c.weights}" for c in self._changes))
+        orders = {str(i): order.fingerprint for i, order in self._orders.items()}
+        sources = json.dumps([self._lengths.tolist(), self._starts.tolist(), orders], sort_keys=True)
+        return {
+            "order": "mixed/1",
+            "length": len(self),
+            "seed": self._seed,
+            "sources": f"{len(self._lengths)} sha256:{hashlib.sha256(sources.encode()).hexdigest()}",
+            "weights": _short(weights[0]),
+            "schedule": schedule,
+            "source_exhausted": self._exhausted,
+            "batching": self._batching,
+            "batch_size": self.batch_size,
+        }
+
+    def _place(self, positions: _Ints, epoch: int) -> tuple[_Ints, _Ints]:
+        """The source at each position, and how many samples of that source come before it in the epoch."""
+        now = self._at_epoch(epoch)
+        segments = now.plan.segments
+        if len(segments) == 1:
+            return segments[0].place(positions, now.keys[0])
+        sources, ranks = np.empty_like(positions), np.empty_like(positions)
+        numbers = np.searchsorted([segment.start for segment in segments], positions, side="right") - 1
+        for number in np.unique(numbers).tolist():
+            here = numbers == number
+            sources[here], ranks[here] = segments[number].place(positions[here], now.keys[number])
+        return sources, ranks
+
+    def _ask_orders(self, ranks: _Ints, sources: _Ints, passes: _Ints) -> _Ints:
+        inner = np.empty_like(ranks)
+        shuffled = self._is_shuffled[sources]
+        of = sources[shuffled]
+        inner[shuffled] = self._permutations(ranks[shuffled], of, mix_keys(self._source_keys[of], passes[shuffled]))
+        for source in np.unique(sources[~shuffled]).tolist():
+            order, here = self._orders[source], sources == source
+            if isinstance(order, Sequential):
+                inner[here] = ranks[here]
+                continue
+            for number in np.unique(passes[here]).tolist():
+                at = here & (passes == number)
+                inner[at] = order.at(ranks[at], epoch=number)
+        return inner
+
+    def _at_epoch(self, epoch: int) -> _Epoch:
+        if self._current is None or self._current.number != epoch:
+            if epoch < 0:
+                raise ValueError(f"epoch must be 0 or more, got {epoch}.")
+            plan = [plan for plan in self._plans if plan.first_epoch <= epoch][-1]
+            keys = [derive_key(self._seed, epoch, "mix", number) for number in range(len(plan.segments))]
+            passes = [(epoch, 0)] * len(self._lengths)
+            if self._exhausted == "repeat":
+                taken = self._taken_before(epoch)
+                passes = [divmod(count, max(n, 1)) for count, n in zip(taken, self._lengths.tolist(), strict=True)]
+            self._current = _Epoch(
+                epoch,
+                plan,
+                keys,
+                np.array([number % (1 << 62) for number, _ in passes], np.int64),
+                np.array([start for _, start in passes], np.int64),
+            )
+        return self._current
+
+    def _taken_before(self, epoch: int) -> list[int]:
+        """Samples of each source in all epochs before `epoch`."""
+        taken = [0] * len(self._lengths)
+        ends = [*(plan.first_epoch for plan in self._plans[1:]), epoch]
+        for plan, end in zip(self._plans, ends, strict=True):
+            epochs = max(min(end, epoch) - plan.first_epoch, 0)
+            taken = [so_far + epochs * count for so_far, count in zip(taken, plan.counts, strict=True)]
+        return taken
+
+    def _change_at(self, epoch: int, position: int) -> Weights:
+        return [change for change in self._changes if (change.epoch, change.position) <= (epoch, position)][-1].weights
+
+
+def _read_schedule(weights: Sequence[float] | None, schedule: Schedule | None, lengths: Sequence[int]) -> list[Change]:
+    if schedule is None:
+        if weights is None and not any(lengths):
+            raise ValueError("All sources are empty.")
+        points: Schedule = [(0, lengths if weights is None else weights)]
+    elif weights is not None:
+        raise ValueError("Pass either weights or a schedule, whose entries have weights of their own.")
+    else:
+        points = schedule
+    changes = []
+    for when, each in points:
+        epoch, position = when if isinstance(when, tuple) else (when, 0)
+        changes.append(Change(operator.index(epoch), operator.index(position), Weights.parse(each, len(lengths))))
+    times = [(change.epoch, change.position) for change in changes]
+    if not times or times[0] != (0, 0) or sorted(set(times)) != times:
+        raise ValueError(
+            f"A schedule begins at epoch 0 and goes on in time, [(0, weights), ((epoch, position), weights), ...]; "
+            f"got {times}."
+        )
+    for change in changes:
+        for source, (share, length) in enumerate(zip(change.weights.shares, lengths, strict=True)):
+            if share and not length:
+                raise ValueError(f"Source {source} has no samples, but a weight; leave it out, or give it weight 0.")
+    return changes
+
+
+def _short(text: str) -> str:
+    """Short enough for an error message."""
+    return text if len(text) <= 100 else f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
