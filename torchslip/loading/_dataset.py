@@ -16,7 +16,18 @@ from torchslip.decode import Decode, View
 from torchslip.errors import StateError
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import Pass, PassClock
-from torchslip.order import Cursor, Fingerprint, Order, Sequential, Share, Shuffled, Subset, Tail, Topology
+from torchslip.order import (
+    Cursor,
+    Fingerprint,
+    Order,
+    Sequential,
+    Share,
+    Shuffled,
+    Subset,
+    Tail,
+    Topology,
+    check_global_batch,
+)
 from torchslip.sources import Source
 from torchslip.sources import open as open_source
 
@@ -52,7 +63,8 @@ class ImageDataset(IterableDataset[Batch]):
     Every pass takes the next epoch, so each has its own order and crops; `set_epoch` chooses another.
 
     Args:
-        source: A path that `torchslip.open` understands, or a `Source`.
+        source: A path that `torchslip.open` understands, or a `Source`, such as a mixture by `torchslip.mix`, which
+            brings its own order.
         views: A view, whose pictures come under the name of the image field, or a dict of names and views, all taken
             from one decode. Default: `Decode`, the whole pictures.
         batch_size: Samples per rank and batch.
@@ -158,6 +170,8 @@ class ImageDataset(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         # Not a generator: the pass begins now, so that a state taken before the first batch is right.
+        if self.batch_size is not None:
+            check_global_batch(self.order, self.share.global_batch)
         worker = get_worker_info()
         id_, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         loaded, self._loaded = self._loaded, None
@@ -270,6 +284,14 @@ def _make_order(
     indices: npt.ArrayLike | None,
     order: Order | None,
 ) -> Order:
+    own = getattr(source, "order", None)
+    if own is not None and order in (None, own):
+        if shuffle or window is not None or indices is not None:
+            raise ValueError(
+                f"{source!r} brings its own order, so shuffle, window and indices have no place here; ts.mix takes "
+                "shuffle, window and seed."
+            )
+        return own  # type: ignore[no-any-return]
     if order is not None:
         if shuffle or window is not None or indices is not None:
             raise ValueError("Pass either order, or shuffle, window and indices; an order decides all of these.")

@@ -1,7 +1,7 @@
 """Which sample when: orders, their division over ranks, and how far everyone is."""
 
 from torchslip.order._cursor import STATE_VERSION, Cursor
-from torchslip.order._mix import MixedOrder, Schedule
+from torchslip.order._mix import MixedOrder, Schedule, check_global_batch
 from torchslip.order._mix_plan import Batching, SourceExhausted
 from torchslip.order._mix_weights import choose_per_source
 from torchslip.order._order import Fingerprint, Order, Sequential, Shuffled, Subset
@@ -29,5 +29,6 @@ __all__ = [
     "Subset",
     "Tail",
     "Topology",
+    "check_global_batch",
     "choose_per_source",
 ]

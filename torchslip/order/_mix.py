@@ -18,7 +18,7 @@ from torchslip.order._mix_weights import Weights
 from torchslip.order._order import Fingerprint, Order, Sequential, _checked
 from torchslip.random import derive_key
 
-__all__ = ["MixedOrder", "Schedule"]
+__all__ = ["MixedOrder", "Schedule", "check_global_batch"]
 
 Schedule = Sequence[tuple[int | tuple[int, int], Sequence[float]]]
 """From when on (an epoch, or an epoch and a position in it) which weights hold."""
@@ -92,9 +92,13 @@ class MixedOrder:
         lengths = [len(each) if isinstance(each, Order) else operator.index(each) for each in sources]
         if min(lengths) < 0:
             raise ValueError(f"The length of a source must be 0 or more, got {min(lengths)}.")
+        self.lengths = lengths
+        """Samples of each source."""
+        self.source_exhausted = source_exhausted
+        """``error``, ``allow`` or ``repeat``."""
         self._lengths = np.array(lengths, np.int64)
         self._seed = operator.index(seed)
-        self._exhausted, self._batching = source_exhausted, batching
+        self._batching = batching
         self._changes = _read_schedule(weights, schedule, lengths)
         planner = Planner(lengths, self._changes, exhausted=source_exhausted, batching=batching, batch_size=batch_size)
         self._plans = planner.plans(epoch_size)
@@ -186,7 +190,7 @@ class MixedOrder:
             "sources": f"{len(self._lengths)} sha256:{hashlib.sha256(sources.encode()).hexdigest()}",
             "weights": _short(weights[0]),
             "schedule": schedule,
-            "source_exhausted": self._exhausted,
+            "source_exhausted": self.source_exhausted,
             "batching": self._batching,
             "batch_size": self.batch_size,
         }
@@ -226,7 +230,7 @@ class MixedOrder:
             plan = [plan for plan in self._plans if plan.first_epoch <= epoch][-1]
             keys = [derive_key(self._seed, epoch, "mix", number) for number in range(len(plan.segments))]
             passes = [(epoch, 0)] * len(self._lengths)
-            if self._exhausted == "repeat":
+            if self.source_exhausted == "repeat":
                 taken = self._taken_before(epoch)
                 passes = [divmod(count, max(n, 1)) for count, n in zip(taken, self._lengths.tolist(), strict=True)]
             self._current = _Epoch(
@@ -249,6 +253,20 @@ class MixedOrder:
 
     def _change_at(self, epoch: int, position: int) -> Weights:
         return [change for change in self._changes if (change.epoch, change.position) <= (epoch, position)][-1].weights
+
+
+def check_global_batch(order: Order, samples: int) -> None:
+    """Refuse global batches of another size than `order` was made for.
+
+    Raises:
+        ValueError: If `order` mixes by batches, and not by batches of `samples` samples.
+    """
+    wanted = getattr(order, "batch_size", None)
+    if wanted is not None and wanted != samples:
+        raise ValueError(
+            f"The order mixes by global batches of {wanted} samples, but here they have {samples} (batch_size times "
+            "the number of ranks). Pass that number as batch_size to the mixture, or use batching='random'."
+        )
 
 
 def _read_schedule(weights: Sequence[float] | None, schedule: Schedule | None, lengths: Sequence[int]) -> list[Change]:
