@@ -172,7 +172,9 @@ class MixedOrder:
 
     def weights_at(self, *, epoch: int, position: int = 0) -> list[float]:
         """The weights that hold at `position` of `epoch`; they add up to 1."""
-        return [float(share) for share in self._change_at(operator.index(epoch), operator.index(position)).shares]
+        now = operator.index(epoch), operator.index(position)
+        parts = [change for change in self._changes if (change.epoch, change.position) <= now][-1].weights.parts
+        return [part / sum(parts) for part in parts]
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -224,7 +226,8 @@ class MixedOrder:
         return inner
 
     def _at_epoch(self, epoch: int) -> _Epoch:
-        if self._current is None or self._current.number != epoch:
+        current = self._current
+        if current is None or current.number != epoch:
             if epoch < 0:
                 raise ValueError(f"epoch must be 0 or more, got {epoch}.")
             plan = [plan for plan in self._plans if plan.first_epoch <= epoch][-1]
@@ -233,14 +236,14 @@ class MixedOrder:
             if self.source_exhausted == "repeat":
                 taken = self._taken_before(epoch)
                 passes = [divmod(count, max(n, 1)) for count, n in zip(taken, self._lengths.tolist(), strict=True)]
-            self._current = _Epoch(
+            self._current = current = _Epoch(
                 epoch,
                 plan,
                 keys,
                 np.array([number % (1 << 62) for number, _ in passes], np.int64),
                 np.array([start for _, start in passes], np.int64),
             )
-        return self._current
+        return current
 
     def _taken_before(self, epoch: int) -> list[int]:
         """Samples of each source in all epochs before `epoch`."""
@@ -250,9 +253,6 @@ class MixedOrder:
             epochs = max(min(end, epoch) - plan.first_epoch, 0)
             taken = [so_far + epochs * count for so_far, count in zip(taken, plan.counts, strict=True)]
         return taken
-
-    def _change_at(self, epoch: int, position: int) -> Weights:
-        return [change for change in self._changes if (change.epoch, change.position) <= (epoch, position)][-1].weights
 
 
 def check_global_batch(order: Order, samples: int) -> None:
@@ -289,8 +289,8 @@ def _read_schedule(weights: Sequence[float] | None, schedule: Schedule | None, l
             f"got {times}."
         )
     for change in changes:
-        for source, (share, length) in enumerate(zip(change.weights.shares, lengths, strict=True)):
-            if share and not length:
+        for source, (part, length) in enumerate(zip(change.weights.parts, lengths, strict=True)):
+            if part and not length:
                 raise ValueError(f"Source {source} has no samples, but a weight; leave it out, or give it weight 0.")
     return changes
 

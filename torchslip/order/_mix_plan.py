@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,13 +39,18 @@ class Segment:
         start: Its first position.
         taken: Samples of each source that come before it in the epoch, int64 ``[sources]``.
         slot_size: Consecutive samples of one source; more than 1 for ``per_source``.
-        word: The source of each slot.
+        slot_counts: Slots of each source in one period of the word.
     """
 
     start: int
     taken: _Ints
     slot_size: int
-    word: Word
+    slot_counts: tuple[int, ...]
+
+    @property
+    def word(self) -> Word:
+        """The source of each slot."""
+        return _make_word(self.slot_counts)
 
     def place(self, positions: _Ints, key: int) -> tuple[_Ints, _Ints]:
         """The source at each position, and how many samples of that source come before it in the epoch."""
@@ -60,6 +65,12 @@ class Segment:
         if offset:
             counts[self.word.at(np.array([slot]), key)[0]] += offset
         return counts
+
+
+# An epoch from which a thousand sources leave one by one has a thousand words, of which one is in use at a time.
+@functools.lru_cache(maxsize=32)
+def _make_word(counts: tuple[int, ...]) -> Word:
+    return Word(counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +173,13 @@ class Planner:
         for change in self._changes:
             if self._batching == "stratified":
                 counts = self._in_batch(change.weights)
-                fits = (n // count for n, count in zip(self._lengths, counts, strict=True) if count)
+                batches = min(n // count for n, count in zip(self._lengths, counts, strict=True) if count)
+                longest.append(batches * self._unit)
             else:
-                shares = zip(self._lengths, change.weights.shares, strict=True)
-                fits = (math.floor(max(n // self._slot_size - spare, 0) / share) for n, share in shares if share)
-            longest.append(min(fits) * (self._unit if self._batching == "stratified" else self._slot_size))
+                parts = change.weights.parts
+                slots = [max(n // self._slot_size - spare, 0) for n in self._lengths]
+                fits = (have * sum(parts) // part for have, part in zip(slots, parts, strict=True) if part)
+                longest.append(min(fits) * self._slot_size)
         return min(longest)
 
     def _check_changes(self, length: int) -> None:
@@ -192,7 +205,7 @@ class Planner:
                 word_counts, slots = self._next(change.weights, left, (end - position) // self._slot_size)
                 if not slots:
                     break  # all sources are exhausted
-                segments.append(Segment(position, np.array(counts), self._slot_size, Word(word_counts)))
+                segments.append(Segment(position, np.array(counts), self._slot_size, tuple(word_counts)))
                 position += slots * self._slot_size
                 samples = slots // sum(word_counts) * self._slot_size
                 counts = [count + samples * each for count, each in zip(counts, word_counts, strict=True)]
@@ -211,13 +224,17 @@ class Planner:
         if self._batching == "stratified":
             return self._next_stratified(weights, left, slots)
         if left is None:
-            return apportion(weights.shares, slots), slots
-        if not (active := weights.only([count > 0 for count in left])):
+            return apportion(weights, slots), slots
+        if not (active := weights.only([have > 0 for have in left])):
             return [], 0
-        longest = min(count / share for count, share in zip(left, active.shares, strict=True) if share)
-        if longest >= slots:
-            return apportion(active.shares, slots), slots
-        counts = [math.floor(longest * share) for share in active.shares]
+        # Source i would last for have / part rounds of sum(parts) slots.
+        rounds, part = 1, 0
+        for have, each in zip(left, active.parts, strict=True):
+            if have * part < rounds * each:
+                rounds, part = have, each
+        if rounds * sum(active.parts) >= slots * part:
+            return apportion(active, slots), slots
+        counts = [rounds * each // part for each in active.parts]
         return counts, sum(counts)
 
     def _next_stratified(self, weights: Weights, left: list[int] | None, slots: int) -> tuple[list[int], int]:
@@ -234,12 +251,12 @@ class Planner:
         return [], 0
 
     def _in_batch(self, weights: Weights) -> list[int]:
-        counts = apportion(weights.shares, self._unit)
-        for source, (count, share) in enumerate(zip(counts, weights.shares, strict=True)):
-            if share and not count:
+        counts = apportion(weights, self._unit)
+        for source, (count, part) in enumerate(zip(counts, weights.parts, strict=True)):
+            if part and not count:
                 raise ValueError(
-                    f"Source {source} has a share of {float(share):.3g}, which is not one sample in a batch of "
-                    f"{self._unit}, so batching='stratified' would never take it. Use a larger batch_size, or "
+                    f"Source {source} has a share of {part / sum(weights.parts):.3g}, which is not one sample of a "
+                    f"batch of {self._unit}, so batching='stratified' would never take it. Use a larger batch_size, or "
                     "batching='random'."
                 )
         return counts

@@ -15,9 +15,9 @@ __all__ = ["Weights", "apportion", "choose_per_source"]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Shares that add up to 1."""
+    """Relative weights as whole numbers without a common divisor."""
 
-    shares: tuple[Fraction, ...]
+    parts: tuple[int, ...]
 
     @classmethod
     def parse(cls, weights: Sequence[float], sources: int) -> Weights:
@@ -32,28 +32,28 @@ class Weights:
         if not all(weight >= 0 and math.isfinite(weight) for weight in given) or not any(given):
             raise ValueError(f"weights must be finite numbers >= 0, and not all 0; got {list(weights)}.")
         exact = [Fraction(repr(weight)) for weight in given]
-        total = sum(exact)
-        return cls(tuple(weight / total for weight in exact))
+        scale = math.lcm(*(weight.denominator for weight in exact))
+        parts = [int(weight * scale) for weight in exact]
+        divisor = math.gcd(*parts)
+        return cls(tuple(part // divisor for part in parts))
 
     def only(self, active: Sequence[bool]) -> Weights | None:
-        """The relative weights of the active sources; None if nothing is left."""
-        kept = [share if keep else Fraction(0) for share, keep in zip(self.shares, active, strict=True)]
-        total = sum(kept)
-        return Weights(tuple(share / total for share in kept)) if total else None
+        """The weights of the active sources, 0 for the others; None if nothing is left."""
+        kept = tuple(part if keep else 0 for part, keep in zip(self.parts, active, strict=True))
+        return Weights(kept) if any(kept) else None
 
     def __str__(self) -> str:
-        """The smallest whole numbers of these proportions: ``7:3``."""
-        scale = math.lcm(*(share.denominator for share in self.shares))
-        return ":".join(str(int(share * scale)) for share in self.shares)
+        return ":".join(map(str, self.parts))
 
 
-def apportion(shares: Sequence[Fraction], seats: int) -> list[int]:
+def apportion(weights: Weights, seats: int) -> list[int]:
     """Whole numbers that add up to `seats`, each less than 1 from its share: the method of largest remainders."""
-    quotas = [share * seats for share in shares]
-    counts = [math.floor(quota) for quota in quotas]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (counts[i] - quotas[i], i))
-    for i in by_remainder[: seats - sum(counts)]:
-        counts[i] += 1
+    total = sum(weights.parts)
+    quotas = [divmod(part * seats, total) for part in weights.parts]
+    counts = [quota for quota, _ in quotas]
+    by_remainder = sorted(range(len(quotas)), key=lambda source: (-quotas[source][1], source))
+    for source in by_remainder[: seats - sum(counts)]:
+        counts[source] += 1
     return counts
 
 
@@ -89,7 +89,7 @@ def choose_per_source(
             raise ValueError(f"{name} must have one entry per source, {len(lengths)}; got {len(values)}.")
     if repeat is None and choose is None:
         size = sum(lengths) if epoch_size is None else operator.index(epoch_size)
-        return apportion(Weights.parse(lengths if proportion is None else proportion, len(lengths)).shares, size)
+        return apportion(Weights.parse(lengths if proportion is None else proportion, len(lengths)), size)
     if proportion is not None:
         raise ValueError("proportion is relative, repeat and choose are absolute: give one kind for all sources.")
     if epoch_size is not None:

@@ -25,6 +25,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from torchslip.order._mix_permutations import mix_keys
 from torchslip.order._permutation import _below
 from torchslip.random import derive_key
 
@@ -61,7 +62,8 @@ class Word:
         self._quotient = np.array([quotient for quotient, _ in digits], np.int64)
         self._remainder = np.array([remainder for _, remainder in digits], np.int64)
         self._halved, self.bound = tree.narrow(limit=tree.leaves)
-        self._node_keys = np.array([derive_key("mix node", node) for node in range(len(tree.total))], np.uint64)
+        nodes = np.arange(len(tree.total))
+        self._node_keys = mix_keys(np.full(len(nodes), derive_key("mix node"), np.uint64), nodes)
 
     def at(self, slots: _Ints, key: int) -> tuple[_Ints, _Ints]:
         """The source of each slot, and how many slots of that source come before it.
