@@ -454,6 +454,10 @@ def test_streams_with_contradictory_weights_are_refused(options, text):
         ({"batching": "per_source", "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"batching": "stratified", "batch_size": 8, "weights": [99, 1]}, "Source 1 has a share of 0.01.*a batch of 8"),
         ({"batching": "per_source", "batch_size": 500}, "no batch of 500 samples"),
+        (
+            {"batching": "per_source", "batch_size": 120, "source_exhausted": "allow"},
+            r"no batch of 120 samples; the sources have \[100, 40\]",
+        ),
         ({"epoch_size": 0}, "epoch_size must be at least 1 sample, got 0"),
         ({"epoch_size": 2**42, "source_exhausted": "repeat"}, r"at most 2\*\*41 samples"),
         ({"epoch_size": 141, "source_exhausted": "allow"}, "exhausted after 140 samples, epoch_size is 141"),

@@ -285,13 +285,13 @@ def _make_order(
     order: Order | None,
 ) -> Order:
     own = getattr(source, "order", None)
-    if own is not None and order in (None, own):
+    if isinstance(own, Order) and (order is None or order is own):
         if shuffle or window is not None or indices is not None:
             raise ValueError(
                 f"{source!r} brings its own order, so shuffle, window and indices have no place here; ts.mix takes "
                 "shuffle, window and seed."
             )
-        return own  # type: ignore[no-any-return]
+        return own
     if order is not None:
         if shuffle or window is not None or indices is not None:
             raise ValueError("Pass either order, or shuffle, window and indices; an order decides all of these.")

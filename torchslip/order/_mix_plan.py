@@ -137,27 +137,27 @@ class Planner:
         length = self._default_length() if epoch_size is None else operator.index(epoch_size)
         if epoch_size is not None and length < 1:
             raise ValueError(f"epoch_size must be at least 1 sample, got {length}.")
+        if length > MAX_SLOTS:
+            raise ValueError(f"An epoch can have at most 2**41 samples, got {length}; pass a smaller epoch_size.")
         length -= length % self._unit
+        plans = self._plans_of(length)
+        if self._exhausted == "error":
+            self._refuse_exhausted(plans)
+        shortest = min(plan.length for plan in plans)
+        if shortest < length and epoch_size is not None:
+            raise ValueError(
+                f"All sources together are exhausted after {shortest} samples, epoch_size is {epoch_size}. Pass a "
+                "smaller epoch_size, or source_exhausted='repeat'."
+            )
+        return plans if shortest == length else self._plans_of(shortest)
+
+    def _plans_of(self, length: int) -> list[EpochPlan]:
         if not length:
             raise ValueError(
                 f"An epoch would have no batch of {self._unit} samples; the sources have {list(self._lengths)}."
             )
-        if length > MAX_SLOTS:
-            raise ValueError(f"An epoch can have at most 2**41 samples, got {length}; pass a smaller epoch_size.")
         self._check_changes(length)
-        plans = [self._plan(epoch, length) for epoch in self._first_epochs()]
-        if self._exhausted == "error":
-            self._refuse_exhausted(plans)
-        if self._exhausted == "allow":
-            shortest = min(plan.length for plan in plans)
-            if shortest < length and epoch_size is not None:
-                raise ValueError(
-                    f"All sources together are exhausted after {shortest} samples, epoch_size is {epoch_size}. Pass a "
-                    "smaller epoch_size, or source_exhausted='repeat'."
-                )
-            if shortest < length:
-                return self.plans(shortest)
-        return plans
+        return [self._plan(epoch, length) for epoch in self._first_epochs()]
 
     def _first_epochs(self) -> list[int]:
         """Where a run of equal epochs begins: epochs in which weights change differ from the next one."""
