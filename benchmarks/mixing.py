@@ -5,6 +5,7 @@ samples each, with weights 1, 2, 3, ...; the epoch has a billion positions, of w
 
 * ``one source``: `Shuffled`, with as many samples as the mixture;
 * ``n sources``: `MixedOrder` over n shuffled sources that are repeated;
+* ``..., window``: shuffled within 64 blocks of 1,024 samples at a time;
 * ``100 sources, stratified`` and ``per source``: by global batches of 256;
 * ``100 sources of 100``: each is passed over many times, so that nearly every sample has a permutation of its own.
 
@@ -51,6 +52,8 @@ CASES: dict[str, Callable[[], ts.Order]] = {
     "10 sources": lambda: mixed(10),
     "100 sources": lambda: mixed(100),
     "1000 sources": lambda: mixed(1000),
+    "one source, window": lambda: ts.Shuffled(BILLION, seed=1, window=64),
+    "100 sources, window": lambda: mixed(100, window=64),
     "100 sources, stratified": lambda: mixed(100, batching="stratified", batch_size=32 * BATCH),
     "100 sources, per source": lambda: mixed(100, batching="per_source", batch_size=BATCH),
     "100 sources of 100": lambda: mixed(100, 100),

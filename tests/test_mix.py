@@ -1,5 +1,6 @@
 """`ts.mix`: several datasets are one source with one order, which loads, resumes and divides like any other."""
 
+import ast
 import hashlib
 import itertools
 import json
@@ -288,6 +289,14 @@ def test_stats_tell_what_each_source_has_delivered(folders):
     assert json.loads(json.dumps(stats)) == stats
     with pytest.raises(ts.StateError, match="weights"):
         ts.mix(folders).stats(loader.state_dict())
+
+
+def test_the_proof_log_says_what_is_mixed(caplog):
+    with caplog.at_level("INFO", logger="torchslip.proof"):
+        ts.mix([Numbers("a", 100), Numbers("b", 50)], weights=[3, 1], seed=9)
+    (event,) = [ast.literal_eval(record.getMessage()) for record in caplog.records]
+    assert event["event"] == "mix_initialized"
+    assert (event["weights"], event["seed"], event["samples"]) == ("3:1", 9, [100, 33])
 
 
 def test_stats_tell_which_source_has_left(folders):

@@ -1,6 +1,7 @@
 """A mixture is one order: exact counts, bounded discrepancy, no sample twice in a pass, and it never changes."""
 
 import itertools
+import math
 import pickle
 import tracemalloc
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
 from torchslip.order import (
     Cursor,
@@ -110,6 +112,15 @@ def test_a_repeated_source_gives_every_sample_once_before_any_twice_over_all_epo
             assert sorted(mine[first : first + length]) == list(range(length))
         rest = mine[len(mine) // length * length :]
         assert len(set(rest.tolist())) == len(rest)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_all_orders_of_a_source_come_equally_often(length):
+    order = MixedOrder([length, 9], weights=[1, 1], source_exhausted="repeat", epoch_size=2 * length * 100)
+    ids = np.concatenate([epoch_of(order, epoch) for epoch in range(60)])
+    _, counts = np.unique(ids[ids < length].reshape(-1, length), axis=0, return_counts=True)
+    assert len(counts) == math.factorial(length)
+    assert stats.chisquare(counts).pvalue > 0.001
 
 
 @pytest.mark.parametrize("length", [50, 5000])
@@ -245,6 +256,67 @@ def test_progress_tells_passes_and_samples(epoch, position):
     assert (samples < [7, 1000]).all()
 
 
+block_lists = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=12), min_size=1, max_size=4)
+
+
+def windowed(block_sizes, window, seed, **options):
+    lengths = [sum(sizes) for sizes in block_sizes]
+    assume(any(lengths))
+    weights = [1 + i if length else 0 for i, length in enumerate(lengths)]
+    options = {"source_exhausted": "repeat", "epoch_size": 2 * sum(lengths)} | options
+    return MixedOrder(lengths, weights=weights, seed=seed, window=window, blocks=block_sizes, **options)
+
+
+@given(block_lists, st.integers(1, 5), seeds)
+def test_a_window_shuffles_each_source_within_so_many_blocks_at_a_time(block_sizes, window, seed):
+    order = windowed(block_sizes, window, seed)
+    ids = np.concatenate([epoch_of(order, epoch) for epoch in range(4)])
+    begin = 0
+    for sizes in block_sizes:
+        length, block_of = sum(sizes), np.repeat(np.arange(len(sizes)), sizes)
+        mine = ids[(ids >= begin) & (ids < begin + length)] - begin
+        for one_pass in mine[: len(mine) // max(length, 1) * length].reshape(-1, max(length, 1)):
+            assert sorted(one_pass) == list(range(length))
+            left, begun = list(sizes), set()
+            for block in block_of[one_pass].tolist():
+                begun.add(block)
+                assert len(begun) <= window
+                left[block] -= 1
+                begun -= set() if left[block] else {block}
+        begin += length
+
+
+@given(block_lists, st.integers(1, 3), seeds, st.data())
+def test_positions_of_a_windowed_mixture_can_be_asked_alone_and_in_any_sequence(block_sizes, window, seed, data):
+    order = windowed(block_sizes, window, seed)
+    whole = [epoch_of(order, epoch).tolist() for epoch in range(3)]
+    places = st.lists(st.tuples(st.integers(0, 2), st.integers(0, len(order) - 1)), max_size=20)
+    for epoch, position in data.draw(places):
+        assert order.at(position, epoch=epoch) == whole[epoch][position]
+
+
+def test_windowed_passes_and_sources_have_orders_of_their_own():
+    order = MixedOrder(
+        [4000] * 2, weights=[2, 1], window=2, blocks=[100, 100], source_exhausted="repeat", epoch_size=12_000
+    )
+    ids = epoch_of(order)
+    first, second = ids[ids < 4000].reshape(2, 4000)
+    third = ids[ids >= 4000] - 4000
+    for one, other in itertools.combinations([first, second, third], 2):
+        assert (one == other).sum() < 12
+        assert (one[:200] // 100 != other[:200] // 100).any()
+
+
+def test_a_windowed_mixture_never_changes():
+    order = MixedOrder([12, 9], seed=17, window=2, blocks=[3, [4, 0, 2, 3]])
+    # fmt: off
+    assert [epoch_of(order, epoch).tolist() for epoch in (0, 1)] == [
+        [18, 11, 10, 19, 9, 3, 20, 5, 4, 17, 13, 8, 14, 1, 6, 7, 12, 2, 15, 0, 16],
+        [2, 0, 16, 17, 1, 13, 4, 18, 5, 3, 14, 11, 20, 9, 8, 12, 10, 15, 6, 19, 7],
+    ]
+    # fmt: on
+
+
 def test_sources_may_be_orders_which_see_the_number_of_the_pass():
     shuffled = Shuffled(30, seed=5, window=2, blocks=4)
     order = MixedOrder(
@@ -348,6 +420,9 @@ ORDERS = {
     ),
     "schedule": lambda: MixedOrder([100, 40], seed=17, epoch_size=120, schedule=[(0, [3, 1]), (1, [4, 1])]),
     "later": lambda: MixedOrder([100, 40], seed=17, epoch_size=120, schedule=[(0, [3, 1]), (2, [4, 1])]),
+    "windowed": lambda: MixedOrder([100, 40], weights=[3, 1], seed=17, epoch_size=120, window=2, blocks=[8, 20]),
+    "window": lambda: MixedOrder([100, 40], weights=[3, 1], seed=17, epoch_size=120, window=3, blocks=[8, 20]),
+    "blocks": lambda: MixedOrder([100, 40], weights=[3, 1], seed=17, epoch_size=120, window=2, blocks=[9, 20]),
     "starts": lambda: MixedOrder([100, 40], weights=[3, 1], seed=17, epoch_size=120, starts=[0, 200]),
 }
 
@@ -466,6 +541,10 @@ def test_streams_with_contradictory_weights_are_refused(options, text):
         ({"schedule": [(0, [1, 1]), ((3, 5), [1, 1]), (3, [1, 2])]}, "goes on in time"),
         ({"schedule": [(0, [1, 1]), ((3, 140), [1, 1])], "epoch_size": 20}, r"position 140 of epoch 3.*\[0, 20\)"),
         ({"schedule": [(0, [1, 1])], "weights": [1, 1]}, "either weights or a schedule"),
+        ({"window": 0}, "window must be at least 1 block, or None"),
+        ({"window": 2, "blocks": [5]}, "blocks must have one entry per source, 2; got 1"),
+        ({"window": 2, "blocks": [5, [30, 20]]}, "add up to its 40 samples; got 2 sizes, sum 50"),
+        ({"window": 2, "blocks": [0, 10]}, "a size >= 1, or list sizes >= 0.*; got 0"),
         ({"starts": [0]}, "starts must have one id per source, 2; got 1"),
     ],
 )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from torchslip.order._mix_permutations import Permutations, mix_keys
+from torchslip.order._mix_permutations import mix_keys, permute_each
 from torchslip.order._mix_plan import Batching, Change, EpochPlan, Planner, SourceExhausted
 from torchslip.order._mix_weights import Weights
+from torchslip.order._mix_windows import Windows
 from torchslip.order._order import Fingerprint, Order, Sequential, _checked
 from torchslip.random import derive_key
 
@@ -24,6 +25,9 @@ Schedule = Sequence[tuple[int | tuple[int, int], Sequence[float]]]
 """From when on (an epoch, or an epoch and a position in it) which weights hold."""
 
 _Ints = npt.NDArray[np.int64]
+
+# How the samples of a source follow each other.
+_WHOLE, _WINDOWED, _STORED, _ORDER = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ class MixedOrder:
             it, and hold for batches of that size only; ``random`` ignores it.
         schedule: Weights that change, instead of `weights`: ``[(0, [1, 0]), ((2, 50_000), [1, 1]), (5, [0, 1])]``
             holds the first from the beginning, the second from position 50,000 of epoch 2, the third from epoch 5.
+        window: Shuffle a source within this many of its blocks at a time, see `Shuffled`; None: the whole source.
+        blocks: For each source the size of its blocks, or the list of their sizes; default: 1,024. Only used with
+            `window`, and not for sources that are orders.
         starts: The sample id at which each source begins; default: one after the other.
 
     Raises:
@@ -84,6 +91,8 @@ class MixedOrder:
         batching: Batching = "random",
         batch_size: int | None = None,
         schedule: Schedule | None = None,
+        window: int | None = None,
+        blocks: Sequence[int | npt.ArrayLike] | None = None,
         starts: Sequence[int] | None = None,
     ) -> None:
         if not sources:
@@ -108,11 +117,16 @@ class MixedOrder:
         self._starts = np.array([operator.index(start) for start in begins], np.int64)
         if len(self._starts) != len(lengths):
             raise ValueError(f"starts must have one id per source, {len(lengths)}; got {len(self._starts)}.")
-        self._permutations = Permutations(np.maximum(self._lengths, 1))
         self._source_keys = np.array(
             [derive_key(self._seed, "mix source", source) for source in range(len(lengths))], np.uint64
         )
-        self._is_shuffled = np.array([i not in self._orders for i in range(len(lengths))])
+        self._window = None if window is None else operator.index(window)
+        self._block_fingerprint: str | None = None
+        self._kinds = np.array([_kind_of(each) for each in sources])
+        if self._window is not None:
+            if self._window < 1:
+                raise ValueError(f"window must be at least 1 block, or None for the whole source; got {window}.")
+            self._use_windows(self._window, [1024] * len(lengths) if blocks is None else blocks)
         self._current: _Epoch | None = None
 
     def __len__(self) -> int:
@@ -136,13 +150,12 @@ class MixedOrder:
         given, epoch = _checked(positions, len(self)), operator.index(epoch)
         sources, ranks = self._place(given.reshape(-1), epoch)
         now = self._at_epoch(epoch)
-        lengths = np.maximum(self._lengths[sources], 1)
-        passes, ranks = np.divmod(ranks + now.starts[sources], lengths)
+        passes, ranks = np.divmod(ranks + now.starts[sources], self._lengths[sources])
         passes += now.passes[sources]
-        if not self._orders:
-            inner = self._permutations(ranks, sources, mix_keys(self._source_keys[sources], passes))
+        if self._kinds.any():
+            inner = self._samples_of_kinds(ranks, sources, passes)
         else:
-            inner = self._ask_orders(ranks, sources, passes)
+            inner = self._samples_of_whole(ranks, sources, passes)
         return (inner + self._starts[sources]).reshape(given.shape)
 
     def source_at(self, positions: npt.ArrayLike, *, epoch: int) -> _Ints:
@@ -163,7 +176,8 @@ class MixedOrder:
         """How far each source is after `position` samples of `epoch`.
 
         Returns:
-            Its complete passes since the beginning, and the samples of the one in progress: int64 ``[sources]`` each.
+            The passes that have ended since the beginning, and the samples of the one in progress: int64 ``[sources]``
+            each. Unless sources are repeated, a pass ends with its epoch.
         """
         now = self._at_epoch(operator.index(epoch))
         counts = self.counts(epoch=epoch, position=position)
@@ -192,6 +206,8 @@ class MixedOrder:
             "sources": f"{len(self._lengths)} sha256:{hashlib.sha256(sources.encode()).hexdigest()}",
             "weights": _short(weights[0]),
             "schedule": schedule,
+            "window": self._window if self._block_fingerprint else None,
+            "blocks": self._block_fingerprint,
             "source_exhausted": self.source_exhausted,
             "batching": self._batching,
             "batch_size": self.batch_size,
@@ -210,20 +226,42 @@ class MixedOrder:
             sources[here], ranks[here] = segments[number].place(positions[here], now.keys[number])
         return sources, ranks
 
-    def _ask_orders(self, ranks: _Ints, sources: _Ints, passes: _Ints) -> _Ints:
+    def _samples_of_whole(self, ranks: _Ints, sources: _Ints, passes: _Ints) -> _Ints:
+        return permute_each(ranks, self._lengths[sources], mix_keys(self._source_keys[sources], passes))
+
+    def _samples_of_kinds(self, ranks: _Ints, sources: _Ints, passes: _Ints) -> _Ints:
         inner = np.empty_like(ranks)
-        shuffled = self._is_shuffled[sources]
-        of = sources[shuffled]
-        inner[shuffled] = self._permutations(ranks[shuffled], of, mix_keys(self._source_keys[of], passes[shuffled]))
-        for source in np.unique(sources[~shuffled]).tolist():
+        kinds = self._kinds[sources]
+        whole, windowed, stored = kinds == _WHOLE, kinds == _WINDOWED, kinds == _STORED
+        inner[stored] = ranks[stored]
+        if whole.any():
+            inner[whole] = self._samples_of_whole(ranks[whole], sources[whole], passes[whole])
+        if windowed.any():
+            of = self._in_windows[sources[windowed]]
+            inner[windowed] = self._windows(ranks[windowed], of, passes[windowed], self._window_keys)
+        for source in np.unique(sources[kinds == _ORDER]).tolist():
             order, here = self._orders[source], sources == source
-            if isinstance(order, Sequential):
-                inner[here] = ranks[here]
-                continue
             for number in np.unique(passes[here]).tolist():
                 at = here & (passes == number)
                 inner[at] = order.at(ranks[at], epoch=number)
         return inner
+
+    def _use_windows(self, window: int, blocks: Sequence[int | npt.ArrayLike]) -> None:
+        if len(blocks) != len(self.lengths):
+            raise ValueError(f"blocks must have one entry per source, {len(self.lengths)}; got {len(blocks)}.")
+        sizes = [_block_sizes(each, length) for each, length in zip(blocks, self.lengths, strict=True)]
+        # A source that lies in one window is shuffled whole.
+        self._kinds[[kind == _WHOLE and len(each) > window for kind, each in zip(self._kinds, sizes, strict=True)]] = (
+            _WINDOWED
+        )
+        windowed = np.flatnonzero(self._kinds == _WINDOWED)
+        self._in_windows = np.cumsum(self._kinds == _WINDOWED) - 1
+        self._windows = Windows([sizes[source] for source in windowed.tolist()], window)
+        self._window_keys = self._source_keys[windowed]
+        digest = hashlib.sha256()
+        for source in windowed.tolist():
+            digest.update(source.to_bytes(8, "little") + sizes[source].astype("<i8").tobytes())
+        self._block_fingerprint = f"sha256:{digest.hexdigest()}" if len(windowed) else None
 
     def _at_epoch(self, epoch: int) -> _Epoch:
         current = self._current
@@ -293,6 +331,24 @@ def _read_schedule(weights: Sequence[float] | None, schedule: Schedule | None, l
             if part and not length:
                 raise ValueError(f"Source {source} has no samples, but a weight; leave it out, or give it weight 0.")
     return changes
+
+
+def _kind_of(source: int | Order) -> int:
+    if isinstance(source, Sequential):
+        return _STORED
+    return _ORDER if isinstance(source, Order) else _WHOLE
+
+
+def _block_sizes(blocks: int | npt.ArrayLike, length: int) -> _Ints:
+    sizes = np.asarray(blocks, np.int64)
+    if sizes.ndim == 0 and sizes >= 1:
+        return np.diff(np.append(np.arange(0, length, int(sizes)), length))
+    if sizes.ndim != 1 or (sizes < 0).any() or sizes.sum() != length:
+        raise ValueError(
+            f"The blocks of a source must be a size >= 1, or list sizes >= 0 that add up to its {length} samples; got "
+            f"{sizes if sizes.ndim == 0 else f'{sizes.size} sizes, sum {sizes.sum()}'}."
+        )
+    return sizes
 
 
 def _short(text: str) -> str:

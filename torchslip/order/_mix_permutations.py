@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
 from torchslip.order._permutation import _GOLDEN, _MIX1, _MIX2, _ROUNDS, _SMALL, _SMALL_ROUNDS, _add, _below
 
-__all__ = ["Permutations", "mix_keys"]
+__all__ = ["mix_keys", "permute_each"]
 
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _STEP = np.uint64(_GOLDEN)
@@ -26,35 +24,26 @@ def mix_keys(keys: _UInts, numbers: _Ints) -> _UInts:
     return h ^ (h >> _31)
 
 
-class Permutations:
-    """`Permutation` for several sets at a time, in as many array operations as for one.
+def permute_each(positions: _Ints, sizes: _Ints, keys: _UInts) -> _Ints:
+    """Permute each position by a `Permutation` of its own, in as many array operations as for one.
 
     Args:
-        sizes: How many integers each set has, 1 to 2**62.
+        positions: int64 ``[N]``, each below its size.
+        sizes: int64 ``[N]``, 1 or more, how many integers are permuted.
+        keys: uint64 ``[N]``; with the key ``derive_key(*key)`` the value is that of ``Permutation(size, *key)``.
     """
-
-    def __init__(self, sizes: _Ints) -> None:
-        self._n = sizes.astype(np.uint64)
-        # As in `Permutation`.
-        self._a = np.array([(math.isqrt(size - 1) + 2) & ~1 for size in sizes.tolist()], np.uint64)
-        self._b = (self._n + self._a - np.uint64(1)) // self._a
-
-    def __call__(self, positions: _Ints, of: _Ints, keys: _UInts) -> _Ints:
-        """The value at each position.
-
-        Args:
-            positions: int64 ``[N]``, below the size of the set.
-            of: int64 ``[N]``, the set of each element.
-            keys: uint64 ``[N]``, the key of each element; with the key ``derive_key(*key)`` the values are those of
-                ``Permutation(size, *key)``.
-        """
-        n, a, b = self._n[of], self._a[of], self._b[of]
-        result = _encipher(positions.view(np.uint64), n, a, b, keys)
-        outside = np.flatnonzero(result >= n)
-        while outside.size:
-            result[outside] = _encipher(result[outside], n[outside], a[outside], b[outside], keys[outside])
-            outside = outside[result[outside] >= n[outside]]
-        return result.view(np.int64)
+    root = np.sqrt(sizes - 1).astype(np.int64)
+    root -= root * root > sizes - 1
+    root += (root + 1) * (root + 1) <= sizes - 1
+    a = (root + 2) & ~1
+    each = sizes.view(np.uint64), a.view(np.uint64), (-(-sizes // a)).view(np.uint64), keys
+    result = _encipher(positions.view(np.uint64), *each)
+    outside = np.flatnonzero(result >= each[0])
+    while outside.size:
+        n, a_, b_, keys_ = (values[outside] for values in each)
+        result[outside] = again = _encipher(result[outside], n, a_, b_, keys_)
+        outside = outside[again >= n]
+    return result.view(np.int64)
 
 
 def _encipher(x: _UInts, n: _UInts, a: _UInts, b: _UInts, keys: _UInts) -> _UInts:

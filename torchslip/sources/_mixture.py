@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +14,16 @@ from torchslip.order import (
     Order,
     Schedule,
     Sequential,
-    Shuffled,
     SourceExhausted,
     choose_per_source,
 )
-from torchslip.random import derive_key
 from torchslip.sources._concatenated import Concatenated
 from torchslip.sources._open import open
 from torchslip.sources._source import Source
 
 __all__ = ["Mixture", "mix"]
+
+_proof = logging.getLogger("torchslip.proof")
 
 
 class Mixture(Concatenated):
@@ -51,7 +52,8 @@ class Mixture(Concatenated):
             * ``source``, ``dataset``, ``fingerprint`` and ``samples``: its number, what it is, and how much it has;
             * ``weight``, as it holds now, and ``ratio``, of the samples delivered in this epoch;
             * ``delivered_samples`` of this epoch;
-            * ``passes`` that are complete since the beginning, and ``pass_samples`` of the one in progress;
+            * ``passes`` that have ended since the beginning, and ``pass_samples`` of the one in progress; unless
+              sources are repeated, a pass ends with its epoch;
             * ``exhausted``: whether it has left this epoch, under ``source_exhausted="allow"``;
             * ``starved``: 0; a source cannot wait longer than the order says.
 
@@ -145,8 +147,7 @@ def mix(
     opened = [_open(each) for each in sources]
     parts = [source for source, _ in opened]
     orders: list[int | Order] = [
-        _make_order(source, number, seed, shuffle, window) if order is None else order
-        for number, (source, order) in enumerate(opened)
+        order if order is not None else len(source) if shuffle else Sequential(source) for source, order in opened
     ]
     if repeat is not None or choose is not None:
         if weights is not None or schedule is not None:
@@ -164,8 +165,11 @@ def mix(
         batching=batching,
         batch_size=batch_size,
         schedule=schedule,
+        window=window,
+        blocks=[getattr(source, "shard_sizes", 1024) for source in parts],
         starts=whole.starts,
     )
+    _proof.info("%s", {"event": "mix_initialized", **order.fingerprint, "samples": order.counts(epoch=0).tolist()})
     return Mixture(parts, order, source_field=source_field)
 
 
@@ -178,12 +182,3 @@ def _open(given: Any) -> tuple[Source, Order | None]:
         raise TypeError(f"mix takes paths, sources and datasets that have a source; got {type(given).__name__}.")
     order = getattr(given, "order", None)
     return source, order if isinstance(order, Order) else None
-
-
-def _make_order(source: Source, number: int, seed: int, shuffle: bool, window: int | None) -> int | Order:
-    if not shuffle:
-        return Sequential(source)
-    if window is None:
-        return len(source)
-    blocks = getattr(source, "shard_sizes", 1024)
-    return Shuffled(source, seed=derive_key(seed, "mix source", number), window=window, blocks=blocks)
