@@ -32,9 +32,9 @@ from torchslip.decode import (
 )
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, StreamingDataset, collate
-from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
+from torchslip.order import DistributedBatchSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
-from torchslip.sources import MDS, ImageFolder, Source, open
+from torchslip.sources import MDS, ImageFolder, Mixture, Source, mix, open
 
 __version__ = "0.1.0"
 
@@ -51,6 +51,8 @@ __all__ = [
     "ImageMapDataset",
     "MDSWriter",
     "MissingDependencyError",
+    "MixedOrder",
+    "Mixture",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",
@@ -66,5 +68,6 @@ __all__ = [
     "View",
     "collate",
     "merge_index",
+    "mix",
     "open",
 ]

@@ -36,7 +36,8 @@ class ImageDataset(OrderedDataset[Batch]):
     Every pass takes the next epoch, so each has its own order and crops; `set_epoch` chooses another.
 
     Args:
-        source: A path that `torchslip.open` understands, or a `Source`.
+        source: A path that `torchslip.open` understands, or a `Source`, such as a mixture by `torchslip.mix`, which
+            brings its own order.
         views: A view, whose pictures come under the name of the image field, or a dict of names and views, all taken
             from one decode. Default: `Decode`, the whole pictures.
         batch_size: Samples per rank and batch.
@@ -139,6 +140,14 @@ def _make_order(
     indices: npt.ArrayLike | None,
     order: Order | None,
 ) -> Order:
+    own = getattr(source, "order", None)
+    if isinstance(own, Order) and (order is None or order is own):
+        if shuffle or window is not None or indices is not None:
+            raise ValueError(
+                f"{source!r} brings its own order, so shuffle, window and indices have no place here; ts.mix takes "
+                "shuffle, window and seed."
+            )
+        return own
     if order is not None:
         if shuffle or window is not None or indices is not None:
             raise ValueError("Pass either order, or shuffle, window and indices; an order decides all of these.")

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from torchslip.errors import StateError
 from torchslip.loading._clock import Pass, PassClock
-from torchslip.order import Cursor, Fingerprint, Order, Share, Tail, Topology
+from torchslip.order import Cursor, Fingerprint, Order, Share, Tail, Topology, check_global_batch
 
 __all__ = ["BatchPlan", "OrderedDataset"]
 
@@ -129,6 +129,8 @@ class OrderedDataset(IterableDataset[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         # Not a generator: the pass begins now, so that a state taken before the first batch is right.
+        if self.batch_size is not None:
+            check_global_batch(self.order, self.share.global_batch)
         worker = get_worker_info()
         id_, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         loaded, self._loaded = self._loaded, None

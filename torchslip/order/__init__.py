@@ -1,6 +1,9 @@
 """Which sample when: orders, their division over ranks, and how far everyone is."""
 
 from torchslip.order._cursor import STATE_VERSION, Cursor
+from torchslip.order._mix import MixedOrder, Schedule, check_global_batch
+from torchslip.order._mix_plan import Batching, SourceExhausted
+from torchslip.order._mix_weights import choose_per_source
 from torchslip.order._order import Fingerprint, Order, Sequential, Shuffled, Subset
 from torchslip.order._permutation import Permutation
 from torchslip.order._sampler import DistributedBatchSampler, IndexBatch
@@ -9,17 +12,23 @@ from torchslip.order._topology import Topology
 
 __all__ = [
     "STATE_VERSION",
+    "Batching",
     "Cursor",
     "DistributedBatchSampler",
     "Fingerprint",
     "IndexBatch",
+    "MixedOrder",
     "Order",
     "Permutation",
+    "Schedule",
     "Sequential",
     "Share",
     "Shuffled",
     "Slice",
+    "SourceExhausted",
     "Subset",
     "Tail",
     "Topology",
+    "check_global_batch",
+    "choose_per_source",
 ]

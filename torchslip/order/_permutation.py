@@ -96,7 +96,7 @@ class Permutation:
         return left * b + right
 
 
-def _below(x: _UInts, key: np.uint64, limit: int) -> _UInts:
+def _below(x: _UInts, key: np.uint64 | _UInts, limit: int | _UInts) -> _UInts:
     """A pseudorandom integer in [0, limit) for each x; limit < 2**32."""
     h = x + key
     h = (h ^ (h >> _30)) * _MIX1
@@ -105,7 +105,7 @@ def _below(x: _UInts, key: np.uint64, limit: int) -> _UInts:
     return ((h >> _32) * np.uint64(limit)) >> _32
 
 
-def _add(x: _UInts, y: _UInts, modulus: int) -> _UInts:
+def _add(x: _UInts, y: _UInts, modulus: int | _UInts) -> _UInts:
     total = x + y
     return np.where(total >= modulus, total - np.uint64(modulus), total)
 

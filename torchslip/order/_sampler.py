@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Sampler
 
 from torchslip.order._cursor import Cursor
+from torchslip.order._mix import check_global_batch
 from torchslip.order._order import Fingerprint, Order
 from torchslip.order._share import Share, Tail
 from torchslip.order._topology import Topology
@@ -127,6 +128,7 @@ class DistributedBatchSampler(Sampler[list[int]]):
             self._epoch, self._start, self._handed_out = self._epoch + 1, 0, 0
         self._pass = "begun"
         epoch, start, share = self._epoch, self._start, self.share
+        check_global_batch(self.order, share.global_batch)
         for number in range(share.count(start)):
             part = share.batch(start, number)
             self._handed_out = number + 1

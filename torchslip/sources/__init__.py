@@ -1,6 +1,8 @@
 """What is stored: the `Source` protocol, the formats that fulfil it, and `open`, which finds the right one."""
 
+from torchslip.sources._concatenated import Concatenated
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
+from torchslip.sources._mixture import Mixture, mix
 from torchslip.sources._open import FORMATS, Format, open
 from torchslip.sources._source import (
     FieldKind,
@@ -17,15 +19,18 @@ __all__ = [
     "FORMATS",
     "IMG_EXTENSIONS",
     "MDS",
+    "Concatenated",
     "FieldKind",
     "Format",
     "ImageFolder",
     "LabelMode",
+    "Mixture",
     "Record",
     "Schema",
     "Source",
     "checked_indices",
     "image_fields",
     "locate",
+    "mix",
     "open",
 ]
