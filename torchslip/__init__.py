@@ -31,7 +31,7 @@ from torchslip.decode import (
     View,
 )
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
-from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, StreamingDataset, collate
+from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Stream, StreamingDataset, collate
 from torchslip.order import DistributedBatchSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
 from torchslip.sources import MDS, ImageFolder, Mixture, Source, mix, open
@@ -62,6 +62,7 @@ __all__ = [
     "Shuffled",
     "Source",
     "StateError",
+    "Stream",
     "StreamingDataset",
     "Subset",
     "TorchslipError",

@@ -6,6 +6,7 @@ from torchslip.loading._loader import DataLoader
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
 from torchslip.loading._streaming import StreamingDataset
+from torchslip.loading._streams import Stream
 
 __all__ = [
     "MAX_PIXELS",
@@ -15,6 +16,7 @@ __all__ = [
     "ImageMapDataset",
     "OnError",
     "OrderedDataset",
+    "Stream",
     "StreamingDataset",
     "collate",
 ]

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
 from torchslip.loading._streaming_options import check_options, window_of
+from torchslip.loading._streams import Stream, mix_streams
 from torchslip.order import Order, Sequential, Shuffled, Tail, Topology
-from torchslip.sources import MDS, Record
+from torchslip.sources import MDS, Mixture, Record
 
 __all__ = ["StreamingDataset"]
 
@@ -38,6 +39,7 @@ class StreamingDataset(OrderedDataset[Record]):
     by one. Subclasses may override `__getitem__`, through which iteration goes too.
 
     Args:
+        streams: Several datasets to mix, see `Stream`, instead of `remote`, `local` and `split`.
         remote: A URL, or a folder, which is read where it is. None: `local` is the dataset.
         local: With a URL as `remote`, the folder of the cache; without, the dataset.
         split: A sub-folder to read instead.
@@ -45,6 +47,9 @@ class StreamingDataset(OrderedDataset[Record]):
         download_timeout: Seconds to wait for an answer of the remote.
         validate_hash: Check files against this hash of the index, or the first that it has (True).
         keep_zip: Must be False: only decompressed shards are cached.
+        epoch_size: Samples of an epoch, a number or such as ``"100k"``; the next epoch goes on where the last one
+            stopped in each stream, and begins it anew when all its samples have come. Default: all samples once, or
+            what the weights of the streams say.
         predownload: How many samples each worker looks ahead for shards to fetch. Default: ``8 * batch_size``, or 64.
         cache_limit: The most that the cache may hold, in bytes or as ``"50gb"``. Default: no limit.
         batch_size: Samples per rank and batch.
@@ -53,9 +58,11 @@ class StreamingDataset(OrderedDataset[Record]):
             ``py1br`` within as many shards as hold `shuffle_block_size` samples. See `Shuffled`.
         shuffle_seed: Seeds the order.
         shuffle_block_size: See `shuffle_algo`. Default: 262,144.
+        batching_method: How streams are mixed: ``random`` sample by sample, ``stratified`` gives every global batch the
+            same composition, ``per_stream`` takes each from one stream; see `MixedOrder`.
         allow_unsafe_types: Unpickle ``pkl`` columns. A pickle can run any code: only for data of your own.
         replication: This many consecutive ranks get the same samples.
-        sampling_method: ``balanced``; matters only where an epoch leaves samples out.
+        sampling_method: ``balanced``; ``fixed`` only where an epoch is the whole dataset.
         sampling_granularity: Must be 1.
         partition_algo: No effect: the division of an epoch never depends on the number of nodes.
         num_canonical_nodes: No effect, for the same reason.
@@ -79,6 +86,7 @@ class StreamingDataset(OrderedDataset[Record]):
     def __init__(
         self,
         *,
+        streams: Sequence[Stream] | None = None,
         remote: str | os.PathLike[str] | None = None,
         local: str | os.PathLike[str] | None = None,
         split: str | None = None,
@@ -86,6 +94,7 @@ class StreamingDataset(OrderedDataset[Record]):
         download_timeout: float = 60,
         validate_hash: str | bool | None = None,
         keep_zip: bool = False,
+        epoch_size: int | str | None = None,
         predownload: int | None = None,
         cache_limit: int | str | None = None,
         sampling_method: Literal["balanced", "fixed"] = "balanced",
@@ -97,6 +106,7 @@ class StreamingDataset(OrderedDataset[Record]):
         shuffle_algo: str = "py1e",
         shuffle_seed: int = 9176,
         shuffle_block_size: int | None = None,
+        batching_method: str = "random",
         allow_unsafe_types: bool = False,
         replication: int | None = None,
         stream_name: str = "stream",
@@ -107,40 +117,49 @@ class StreamingDataset(OrderedDataset[Record]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        check_options(
-            download_retry=download_retry,
-            download_timeout=download_timeout,
-            keep_zip=keep_zip,
-            sampling_method=sampling_method,
-            sampling_granularity=sampling_granularity,
-            partition_algo=partition_algo,
-            num_canonical_nodes=num_canonical_nodes,
-            replication=replication,
-            stream_name=stream_name,
-            stream_config=stream_config,
-        )
-        path = remote if remote is not None else local
-        if path is None:
-            raise ValueError("Give remote, the URL of the dataset, or local, its folder on this machine.")
-        self.source = MDS(
-            os.fspath(path),
-            split=split,
-            columns=columns,
-            validate_hash=validate_hash or False,
-            allow_pickle=allow_unsafe_types,
-            decoded=True,
-        )
-        unsafe = [name for name, encoding in self.source.encodings.items() if encoding == "pkl"]
-        if unsafe and not allow_unsafe_types:
-            raise ValueError(
-                f"The column {unsafe[0]!r} holds pickles, which can run any code when they are read. If the data is "
-                "your own, pass allow_unsafe_types=True; else leave the column out with columns=[...]."
+        parts = _parts(streams, remote, local, split)
+        for part in parts:
+            check_options(
+                download_retry=part.download_retry or download_retry,
+                download_timeout=part.download_timeout or download_timeout,
+                keep_zip=part.keep_zip or keep_zip,
+                sampling_method=sampling_method,
+                sampling_granularity=sampling_granularity,
+                partition_algo=partition_algo,
+                num_canonical_nodes=num_canonical_nodes,
+                replication=replication,
+                stream_name=stream_name,
+                stream_config=stream_config,
+                samples_left_out=streams is not None or epoch_size is not None,
             )
+        sources = [
+            _open(
+                part,
+                columns=columns,
+                validate_hash=part.validate_hash or validate_hash or False,
+                allow_unsafe_types=allow_unsafe_types,
+            )
+            for part in parts
+        ]
         self._replication = replication or 1
+        self._rank, self._world_size = rank, world_size
+        sizes = np.concatenate([source.shard_sizes for source in sources])
+        window = window_of(shuffle_algo, shuffle_block_size, sizes) if shuffle else None
+        self.source: MDS | Mixture = sources[0]
         order: Order = Sequential(self.source)
-        if shuffle:
-            sizes = self.source.shard_sizes
-            window = window_of(shuffle_algo, shuffle_block_size, sizes)
+        if streams is not None or epoch_size is not None:
+            self.source = mix_streams(
+                sources,
+                parts,
+                epoch_size=epoch_size,
+                batching_method=batching_method,
+                global_batch=None if batch_size is None else batch_size * self._topology().world_size,
+                shuffle=shuffle,
+                seed=shuffle_seed,
+                window=window,
+            )
+            order = self.source.order
+        elif shuffle:
             order = Shuffled(order, seed=shuffle_seed, window=window, blocks=sizes)
         super().__init__(
             order,
@@ -197,3 +216,39 @@ class StreamingDataset(OrderedDataset[Record]):
 
     def _read(self, plan: BatchPlan) -> Iterator[Record]:
         return (self[index] for index in plan.ids.tolist())
+
+
+def _parts(
+    streams: Sequence[Stream] | None,
+    remote: str | os.PathLike[str] | None,
+    local: str | os.PathLike[str] | None,
+    split: str | None,
+) -> Sequence[Stream]:
+    if streams is None:
+        return [Stream(remote=remote, local=local, split=split)]
+    if remote is not None or local is not None or split is not None:
+        raise ValueError("Give either streams, or remote, local and split, which then belong to each stream.")
+    if not streams:
+        raise ValueError("streams must list at least one stream.")
+    return streams
+
+
+def _open(part: Stream, *, columns: Sequence[str] | None, validate_hash: str | bool, allow_unsafe_types: bool) -> MDS:
+    path = part.remote if part.remote is not None else part.local
+    if path is None:
+        raise ValueError("Give remote, the URL of the dataset, or local, its folder on this machine.")
+    source = MDS(
+        os.fspath(path),
+        split=part.split,
+        columns=columns,
+        validate_hash=validate_hash,
+        allow_pickle=allow_unsafe_types,
+        decoded=True,
+    )
+    unsafe = [name for name, encoding in source.encodings.items() if encoding == "pkl"]
+    if unsafe and not allow_unsafe_types:
+        raise ValueError(
+            f"The column {unsafe[0]!r} holds pickles, which can run any code when they are read. If the data is "
+            "your own, pass allow_unsafe_types=True; else leave the column out with columns=[...]."
+        )
+    return source

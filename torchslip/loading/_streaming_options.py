@@ -29,6 +29,7 @@ def check_options(
     replication: int | None,
     stream_name: str,
     stream_config: Mapping[str, Any] | None,
+    samples_left_out: bool,
 ) -> None:
     """Refuse what would not be done, with what to use instead.
 
@@ -48,6 +49,11 @@ def check_options(
         raise ValueError(
             f"sampling_granularity={sampling_granularity} is not supported: samples are drawn one by one, and the "
             "window of the shuffle keeps them within few shards; leave it at 1."
+        )
+    if sampling_method == "fixed" and samples_left_out:
+        raise ValueError(
+            "sampling_method='fixed' is not supported with streams or epoch_size: every sample comes before any comes "
+            "again; for a fixed part of a dataset, pack it into one of its own."
         )
     if stream_name != "stream" or stream_config:
         raise ValueError(
