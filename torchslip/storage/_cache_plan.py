@@ -1,0 +1,43 @@
+"""What a process will need of a node cache, told to the others."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from torchslip.storage._lock import hold_exclusively, release
+
+__all__ = ["Plan"]
+
+
+class Plan:
+    """The names of the entries that this process will need, in a file that is locked while the process lives."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.names: Sequence[str] = ()
+        self._file: tuple[int, Path] | None = None
+
+    def write(self, root: Path, text: bytes) -> None:
+        """Tell the others; with the folder locked."""
+        if self._file is None and text:
+            path = root / f"{secrets.token_hex(8)}.plan"
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            hold_exclusively(descriptor)
+            self._file = descriptor, path
+        if self._file is not None:
+            os.ftruncate(self._file[0], 0)
+            os.pwrite(self._file[0], text, 0)
+
+    @property
+    def written_bytes(self) -> int:
+        """How much the file has now."""
+        return 0 if self._file is None else os.fstat(self._file[0]).st_size
+
+    def __del__(self) -> None:
+        # A child has a copy of the object, whose file descriptor was closed when it was forked.
+        if self._file is not None and self.pid == os.getpid():
+            self._file[1].unlink(missing_ok=True)
+            release(self._file[0])
