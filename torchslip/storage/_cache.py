@@ -130,7 +130,7 @@ class NodeCache:
                 return self._fetch(entry, fetch, check, let_go)
             except _DamagedError as again:
                 raise FormatError(
-                    f"{again.__cause__}; it was fetched twice: {entry.url} (cache entry {entry.name})"
+                    f"{again.__cause__}; it was read twice: {entry.url} (cache entry {entry.name})"
                 ) from again
 
     def prefetch(self, entry: Entry, fetch: Fetch, *, check: Check | None = None, next_use: int = 0) -> bool:
@@ -191,7 +191,7 @@ class NodeCache:
             if try_lock(held.fileno(), shared=True) and _is_at(held.fileno(), path):
                 verify(held.fileno(), entry.bytes, check)
                 with contextlib.suppress(OSError):  # another user's, or a disk that is read-only
-                    os.utime(held.fileno())
+                    os.utime(held.fileno(), ns=(time.time_ns(), os.fstat(held.fileno()).st_mtime_ns))
                 return held
         except FormatError as error:
             _proof.warning("%s", {"event": "cache_entry_damaged", "path": str(path), "reason": str(error)})

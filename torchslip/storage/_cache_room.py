@@ -4,7 +4,7 @@
 
     <root>/.torchslip-cache             says whose folder this is
     <root>/.lock                        held for moments, by whoever makes, renames or removes files
-    <root>/<64 hex>.raw                 an entry, whole; its mtime says when it was last opened
+    <root>/<64 hex>.raw                 an entry, whole; its atime says when it was last opened
     <root>/<64 hex>-<bytes>.part        an entry that is being fetched, and the bytes that are set aside for it
     <root>/<64 hex>.bad                 what was found damaged
     <root>/<16 hex>.plan                names of entries that a process will need, the next one first
@@ -84,7 +84,7 @@ class Room:
                 status = found.stat(follow_symlinks=False)
                 size = max(status.st_size, int((match and match["reserved"]) or 0))
                 kind = os.path.splitext(found.name)[1] if match else ""  # noqa: PTH122  (100,000 names, not paths)
-                self._files[kind].append(_File(Path(found.path), size, status.st_mtime_ns))
+                self._files[kind].append(_File(Path(found.path), size, status.st_atime_ns))
         for kind in (".part", ".plan"):
             self._files[kind] = [file for file in self._files[kind] if not is_left(file.path)]
         self.used_bytes = sum(file.bytes for files in self._files.values() for file in files)
