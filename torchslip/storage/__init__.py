@@ -4,6 +4,7 @@ from torchslip.storage._cache import Entry, NodeCache
 from torchslip.storage._cache_file import Held
 from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, is_remote, open_folder
 from torchslip.storage._retry import Retry
+from torchslip.storage._size import parse_bytes
 from torchslip.storage._stat import FileStat
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "Retry",
     "is_remote",
     "open_folder",
+    "parse_bytes",
 ]
