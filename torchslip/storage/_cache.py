@@ -97,6 +97,9 @@ class NodeCache:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_own_plan": None, "_warned_in": 0}
 
+    def __contains__(self, entry: Entry) -> bool:
+        return self._path(entry).exists()
+
     def open(
         self,
         entry: Entry,
@@ -172,10 +175,11 @@ class NodeCache:
         try:
             check_marker(self.root)
             with self._locked():
-                more = len(text) - plan.written_bytes
-                # Where it finds no room, this process alone knows it.
-                fits = Room(self.root, self.budget_bytes).make(more, next_use=_MAX_PLAN, own_plan=names)
-                plan.write(self.root, text if fits else b"")
+                if (more := plan.growth_bytes(text)) > 0:
+                    room = Room(self.root, self.budget_bytes)
+                    if not room.make(more, next_use=_MAX_PLAN, own_plan=names):
+                        text = b""  # this process alone knows it
+                plan.write(self.root, text)
         except OSError as error:
             self._cannot_keep(error)
 

@@ -11,6 +11,8 @@ from torchslip.storage._lock import hold_exclusively, release
 
 __all__ = ["Plan"]
 
+_STEP_BYTES = 512
+
 
 class Plan:
     """The names of the entries that this process will need, in a file that is locked while the process lives."""
@@ -19,6 +21,11 @@ class Plan:
         self.pid = os.getpid()
         self.names: Sequence[str] = ()
         self._file: tuple[int, Path] | None = None
+        self._size = 0
+
+    def growth_bytes(self, text: bytes) -> int:
+        """How much larger `write` would make the file, which never shrinks."""
+        return 0 if self._file is None and not text else -(-len(text) // _STEP_BYTES) * _STEP_BYTES - self._size
 
     def write(self, root: Path, text: bytes) -> None:
         """Tell the others; with the folder locked."""
@@ -28,13 +35,8 @@ class Plan:
             hold_exclusively(descriptor)
             self._file = descriptor, path
         if self._file is not None:
-            os.ftruncate(self._file[0], 0)
-            os.pwrite(self._file[0], text, 0)
-
-    @property
-    def written_bytes(self) -> int:
-        """How much the file has now."""
-        return 0 if self._file is None else os.fstat(self._file[0]).st_size
+            self._size = max(self._size, -(-len(text) // _STEP_BYTES) * _STEP_BYTES)
+            os.pwrite(self._file[0], text.ljust(self._size, b"\n"), 0)
 
     def __del__(self) -> None:
         # A child has a copy of the object, whose file descriptor was closed when it was forked.
