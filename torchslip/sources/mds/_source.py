@@ -178,19 +178,24 @@ class MDS:
             raise self._named(checked_indices(indices, len(self))[len(records)], error) from error
         return records
 
-    def prepare(self, indices: Sequence[int], counts: Sequence[int] | None = None) -> None:
-        """Say which records will be fetched next. See `Source`.
+    def prepare(self, indices: Sequence[int], counts: Sequence[int] | None = None) -> bool:
+        """Say which records will be fetched next, so that their shards are fetched ahead. See `Source`.
 
-        Shards that will be needed are fetched in the background and stay in the cache; for those that are in no other
-        process's plan either, others make room.
+        Each call replaces what was said before.
+
+        Args:
+            indices: Record numbers, the next one first.
+            counts: How many records each of them stands for; default: one.
         """
         if self._in_place:
-            return
+            return False
         ids = np.array(checked_indices(indices, len(self)), np.int64)
-        shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
-        stand_for = np.ones(len(ids), np.int64) if counts is None else np.asarray(counts, np.int64)
-        expected = self._shards().expect(shards, stand_for)
-        self._close(shard for shard in list(self._places) if shard not in expected)
+        if len(ids):
+            shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
+            stand_for = np.ones(len(ids), np.int64) if counts is None else np.asarray(counts, np.int64)
+            expected = self._shards().expect(shards, stand_for)
+            self._close([shard for shard in list(self._places) if shard not in expected])
+        return True
 
     def _fetch_by_shard(self, indices: Sequence[int], shards: list[int], rows: list[int]) -> list[Record]:
         """For shards that take long to open: one after the other, and ranges of several at a time."""
