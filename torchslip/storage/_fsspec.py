@@ -14,10 +14,18 @@ from torchslip.storage._stat import FileStat, too_short
 
 __all__ = ["FsspecClient", "filesystem_of", "stat_of"]
 
+# What different file systems call it; "created" is that of the version, where there is nothing else.
+_MODIFIED = ("mtime", "LastModified", "last_modified", "updated", "created")
 _FILESYSTEMS: dict[tuple[int, str, str], tuple[Any, str]] = {}
 
 
-def filesystem_of(url: str, options: Mapping[str, Any], prepare: Callable[[Any], None] = lambda _: None) -> Any:
+def filesystem_of(
+    url: str,
+    options: Mapping[str, Any],
+    *,
+    depends_on: Mapping[str, str] | None = None,
+    prepare: Callable[[Any], None] = lambda _: None,
+) -> Any:
     """The file system of a URL, and the path there; one for each process and set of options.
 
     fsspec has such a cache too, which a forked process clears: then its file systems wait for a thread that the fork
@@ -26,11 +34,12 @@ def filesystem_of(url: str, options: Mapping[str, Any], prepare: Callable[[Any],
     Args:
         url: With a scheme.
         options: For fsspec.
+        depends_on: What else it is made from: with other values, another one is made.
         prepare: Called with a file system that was made anew.
     """
     import fsspec
 
-    key = (os.getpid(), url, fsspec.utils.tokenize(**options))
+    key = (os.getpid(), url, fsspec.utils.tokenize(options, depends_on))
     found = _FILESYSTEMS.get(key)
     if found is None:
         try:
@@ -114,7 +123,7 @@ def stat_of(info: Mapping[str, Any], url: str) -> FileStat:
     if size is None:
         raise StorageError(f"{url}: the server does not tell its size, so it cannot be read in parts or checked.")
     etag = info.get("ETag") or info.get("etag")
-    modified = next((info[key] for key in ("mtime", "LastModified", "last_modified", "updated") if info.get(key)), None)
+    modified = next((info[key] for key in _MODIFIED if info.get(key)), None)
     if isinstance(modified, datetime.datetime):
         modified = modified.timestamp()
     return FileStat(

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from torchslip.errors import StorageError, TorchslipError
 from torchslip.storage._fsspec import FsspecClient
-from torchslip.storage._retry import Retry
+from torchslip.storage._retry import Retry, of_network
 from torchslip.storage._s3 import S3_SCHEMES, S3Client
 from torchslip.storage._stat import FileStat, check_range
 
@@ -106,7 +106,9 @@ class RemoteFolder:
             raise FileNotFoundError(errno.ENOENT, "There is no such object", url) from error
         except PermissionError as error:
             raise PermissionError(errno.EACCES, f"The storage refused ({error})", url) from error
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and not of_network(error):
+                raise  # a mistake in the arguments, say
             raise StorageError(f"{verb} {url} failed: {type(error).__name__}: {error}") from error
 
     def _client(self) -> FsspecClient:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from torchslip.errors import StorageError, TorchslipError
 
-__all__ = ["Retry", "WrongAnswerError", "http_status", "is_transient"]
+__all__ = ["Retry", "WrongAnswerError", "http_status", "is_transient", "of_network"]
 
 _LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,7 +34,6 @@ _TRANSIENT_ERRNO = {
     getattr(errno, "EREMOTEIO", errno.EIO),
 }
 _PERMANENT = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
-# What HTTP clients raise on their own, with no common base class.
 _NETWORK_PACKAGES = {"aiobotocore", "aiohttp", "botocore", "httpx", "http", "requests", "urllib3"}
 _PERMANENT_NAMES = {"NoCredentialsError", "ParamValidationError", "PartialCredentialsError", "ProfileNotFound"}
 
@@ -132,9 +131,14 @@ def is_transient(error: BaseException) -> bool:
         return True
     if type(error).__name__ in _PERMANENT_NAMES:
         return False
-    if type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES:
+    if of_network(error):
         return True
     return isinstance(error, OSError) and (error.errno is None or error.errno in _TRANSIENT_ERRNO)
+
+
+def of_network(error: BaseException) -> bool:
+    """Whether an HTTP client raised this; they have no common base class."""
+    return type(error).__module__.partition(".")[0] in _NETWORK_PACKAGES
 
 
 def http_status(error: BaseException | None) -> int | None:

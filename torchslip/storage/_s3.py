@@ -33,7 +33,12 @@ class S3Client(FsspecClient):
         self._url = url
         path = url.partition("://")[2]
         # One file system, and so one pool of connections, for all buckets and prefixes.
-        self._fs, _ = filesystem_of("s3://", s3_options(options), _try_once)
+        self._fs, _ = filesystem_of(
+            "s3://",
+            s3_options(options),
+            depends_on={name: value for name, value in os.environ.items() if name.startswith("AWS_")},
+            prepare=_try_once,
+        )
         self._bucket, key, _ = self._fs.split_path(path)
         self._prefix = f"{key.strip('/')}/" if key.strip("/") else ""
         self._root = f"{self._bucket}/{self._prefix}".rstrip("/")
@@ -47,7 +52,7 @@ class S3Client(FsspecClient):
 
     def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat]:
         """All bytes of an object, and which version of it they are."""
-        data, answer = self._get(name, seconds)
+        data, answer = self._get(name, seconds, ChecksumMode="ENABLED")
         return data, _stat_of(answer, len(data))
 
     def read_range(self, name: str, start: int, stop: int, seconds: float) -> tuple[bytes, FileStat | None]:
@@ -110,6 +115,8 @@ def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
         client.setdefault("region_name", region)
     config.setdefault("max_pool_connections", _CONNECTIONS)
     config.setdefault("retries", {"total_max_attempts": 1})
+    # By default botocore checks each answer; `rclone serve s3` answers for a range with the checksum of the whole.
+    config.setdefault("response_checksum_validation", "when_required")
     return {**merged, "client_kwargs": client, "config_kwargs": config}
 
 
