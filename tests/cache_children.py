@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 from torchslip.errors import FormatError
+from torchslip.pack import MDSWriter
 from torchslip.storage import Entry
 
 SIZE = 20_000
+SAMPLES = 120
 
 
 def content(key, size=SIZE):
@@ -81,3 +83,33 @@ def use_some(cache, keys, seed, count, results):
         results.put("right")
     except (AssertionError, FormatError, OSError) as error:
         results.put(repr(error))
+
+
+def write_set(out, *, samples=SAMPLES, **options):
+    with MDSWriter(columns={"data": "bytes", "label": "int"}, out=out, **options) as writer:
+        for index in range(samples):
+            writer.write(row(index))
+
+
+def row(index, size=900):
+    """One sample of the datasets in test_mds_remote."""
+    return {"data": content(index, size + index % 7), "label": index}
+
+
+def fetch_all(source, seed, count, barrier, results):
+    """Every sample, in batches of an order of one's own."""
+    ids = list(range(len(source)))
+    random.Random(seed).shuffle(ids)
+    barrier.wait(60)
+    batches = [ids[at : at + count] for at in range(0, len(ids), count)]
+    results.put(all(source.fetch(batch) == [row(each) for each in batch] for batch in batches))
+
+
+def fetch_forever(source, seed, started):
+    rng = random.Random(seed)
+    for number in itertools.count():
+        ids = [rng.randrange(len(source)) for _ in range(4)]
+        source.prepare(ids + [rng.randrange(len(source)) for _ in range(20)])
+        assert source.fetch(ids) == [row(each) for each in ids]
+        if number == 2:
+            started.set()

@@ -21,14 +21,15 @@ class Outlook:
     Args:
         source: The source; or None.
         order: The order that it is read in.
-        step: Say it anew after this many positions, or a few thousand.
+        step: Say it anew after this many positions, or a few thousand, or an eighth of the epoch.
     """
 
     def __init__(self, source: Any, order: Order, *, step: int) -> None:
         prepare = getattr(source, "prepare", None)
         self._prepare = prepare if prepare is not None and prepare((), ()) else None
         self._order = order
-        self._step = max(step, _MIN_STEP)
+        # More often in a short epoch, where a few shards of the plan are much of it.
+        self._step = min(max(step, _MIN_STEP), len(order) // 8)
         self._next = -1
 
     def at(self, position: int, *, epoch: int) -> None:

@@ -18,6 +18,8 @@ __all__ = ["CachedShards"]
 
 # What is wanted later than that does not speak for fetching a whole shard now.
 SOON_RECORDS = 65_536
+# What is wanted later than that, or than an eighth of what is known, is opened again: an open shard cannot make room.
+OPEN_RECORDS = 4096
 _MAX_ENTRIES = 20_000
 
 
@@ -40,23 +42,25 @@ class CachedShards:
         self._prefetcher = Prefetcher(self._prefetch, prefetch, threads=min(prefetch, 4))
 
     def expect(self, shards: npt.NDArray[np.intp], counts: npt.NDArray[np.int64]) -> set[int]:
-        """Records of these shards will be read, in this order; returns the numbers of the shards.
+        """Records of these shards will be read, in this order; returns the shards that are worth keeping open.
 
         Args:
             shards: The shard of each record.
             counts: How many records each of them stands for.
         """
-        soon = np.cumsum(counts) - counts < SOON_RECORDS
+        distance = np.cumsum(counts) - counts
+        soon = distance < SOON_RECORDS
         numbers, first, inverse = np.unique(shards, return_index=True, return_inverse=True)
         wanted = np.bincount(inverse, weights=np.where(soon, counts, 0), minlength=len(numbers))
         in_order = numbers[np.argsort(first)].tolist()
         self._soon = dict(zip(numbers.tolist(), wanted.tolist(), strict=True))
         self._files.cache.plan([entry.name for shard in in_order for entry in self._entries_of(shard)])
-        samples = self._index.samples
+        least = np.maximum(1, WANTED_SHARE * self._index.samples[in_order])
         self._prefetcher.expect(
-            [shard for shard in in_order if self._soon[shard] >= max(1, WANTED_SHARE * samples[shard])]
+            [(shard, turn) for turn, shard in enumerate(in_order) if self._soon[shard] >= least[turn]]
         )
-        return set(in_order)
+        now = distance < max(1, min(OPEN_RECORDS, int(counts.sum()) // 8))
+        return set(shards[now].tolist())
 
     def opened(self, shard: int) -> None:
         """Take note that a shard was opened."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 __all__ = ["Prefetcher"]
 
@@ -32,13 +32,13 @@ class Prefetcher:
         self._ahead: set[int] = set()
         self._used: set[int] = set()
 
-    def expect(self, shards: Iterable[int]) -> None:
-        """These come next, in this order; replaces what was expected before."""
+    def expect(self, shards: Sequence[tuple[int, int]]) -> None:
+        """These come next, in this order, each with its turn; replaces what was expected before."""
         with self._lock:
-            expected = list(shards)
-            self._ahead &= set(expected)
-            self._used &= set(expected)
-            self._todo = deque((each, turn) for turn, each in enumerate(expected) if each not in self._ahead)
+            numbers = {shard for shard, _ in shards}
+            self._ahead &= numbers
+            self._used &= numbers
+            self._todo = deque(each for each in shards if each[0] not in self._ahead)
         self._start()
 
     def used(self, shard: int) -> None:

@@ -193,8 +193,8 @@ class MDS:
         if len(ids):
             shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
             stand_for = np.ones(len(ids), np.int64) if counts is None else np.asarray(counts, np.int64)
-            expected = self._shards().expect(shards, stand_for)
-            self._close([shard for shard in list(self._places) if shard not in expected])
+            wanted_now = self._shards().expect(shards, stand_for)
+            self._close([shard for shard in list(self._places) if shard not in wanted_now])
         return True
 
     def _fetch_by_shard(self, indices: Sequence[int], shards: list[int], rows: list[int]) -> list[Record]:
