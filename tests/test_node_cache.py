@@ -4,6 +4,7 @@ import itertools
 import logging
 import multiprocessing
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -86,6 +87,23 @@ def used_bytes(root):
 
 def lines(path):
     return path.read_text().splitlines() if path.exists() else []
+
+
+def test_the_example_for_data_of_ones_own_runs(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "cache.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[-1], {})
+    assert capsys.readouterr().out == "b'what is expensive to get'\n"
+
+
+@pytest.mark.parametrize("options", [{"budget_bytes": -1}, {"budget_bytes": "many"}, {"wait_seconds": -1}])
+def test_what_is_no_budget_is_an_error(tmp_path, options):
+    with pytest.raises(ValueError, match="must be above 0"):
+        NodeCache(tmp_path, **options)
+
+
+def test_a_budget_may_be_written_as_people_write_it(tmp_path):
+    assert NodeCache(tmp_path, "2 kb").budget_bytes == 2048
 
 
 def test_an_entry_is_fetched_once_and_then_read_from_the_disk(tmp_path):

@@ -35,6 +35,7 @@ from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Streami
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
 from torchslip.sources import MDS, ImageFolder, Source, open
+from torchslip.storage import NodeCache
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "ImageMapDataset",
     "MDSWriter",
     "MissingDependencyError",
+    "NodeCache",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",

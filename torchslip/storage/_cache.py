@@ -18,6 +18,7 @@ from torchslip.storage._cache_file import Check, Fetch, Held, Part, fetch_into_m
 from torchslip.storage._cache_plan import Plan
 from torchslip.storage._cache_room import MARKER_TEXT, Room, check_marker, is_left
 from torchslip.storage._lock import locked, try_lock
+from torchslip.storage._size import parse_bytes
 
 __all__ = ["Entry", "NodeCache"]
 
@@ -67,27 +68,31 @@ class NodeCache:
 
     Args:
         root: The folder, on a local disk. Default: ``torchslip/node`` in the user's cache folder.
-        budget_bytes: The most that the folder may hold, whoever fills it. All processes should say the same. Default:
-            as much as leaves a tenth of the disk, or 10 GiB, free.
+        budget_bytes: The most that the folder may hold, whoever fills it, as a number or as ``"500gb"``. All processes
+            should say the same. Default: as much as leaves a tenth of the disk, or 10 GiB, free.
         wait_seconds: How long to wait for a file that another process fetches, before fetching it too.
 
     Raises:
-        ValueError: If `budget_bytes` or `wait_seconds` is negative.
+        ValueError: If `budget_bytes` is no number of bytes, or `wait_seconds` is negative.
     """
 
     def __init__(
         self,
         root: str | os.PathLike[str] | None = None,
-        budget_bytes: int | None = None,
+        budget_bytes: int | str | None = None,
         *,
         wait_seconds: float = 300.0,
     ) -> None:
         self.root = _default_root() if root is None else Path(root).expanduser().absolute()
         """The folder."""
-        self.budget_bytes = budget_bytes
+        self.budget_bytes = None if budget_bytes is None else parse_bytes(budget_bytes)
+        """The most that it may hold; None: what the disk allows."""
         self.wait_seconds = wait_seconds
-        if wait_seconds < 0 or (budget_bytes is not None and budget_bytes < 0):
-            raise ValueError(f"budget_bytes and wait_seconds must be 0 or more; got {budget_bytes} and {wait_seconds}.")
+        if (budget_bytes is not None and self.budget_bytes is None) or wait_seconds < 0:
+            raise ValueError(
+                f"budget_bytes must be above 0, such as 10**9 or '500gb', and wait_seconds 0 or more; got "
+                f"{budget_bytes!r} and {wait_seconds!r}."
+            )
         self._own_plan: Plan | None = None
         self._warned_in = 0
 
@@ -126,11 +131,13 @@ class NodeCache:
         held = self._kept(entry, check if recheck else None)
         if held is not None:
             return held
+        # What is damaged and cannot be put aside must not be found again.
+        keep = not (recheck and entry in self)
         try:
-            return self._fetch(entry, fetch, check, let_go)
+            return self._fetch(entry, fetch, check, let_go, keep=keep)
         except _DamagedError:
             try:
-                return self._fetch(entry, fetch, check, let_go)
+                return self._fetch(entry, fetch, check, let_go, keep=keep)
             except _DamagedError as again:
                 raise FormatError(
                     f"{again.__cause__}; it was read twice: {entry.url} (cache entry {entry.name})"
@@ -213,9 +220,11 @@ class NodeCache:
         except OSError as error:
             self._cannot_keep(error)
 
-    def _fetch(self, entry: Entry, fetch: Fetch, check: Check | None, let_go: Callable[[], None] | None) -> Held:
-        found = self._begin(entry, -1, self.wait_seconds)
-        if found is None and let_go is not None:
+    def _fetch(
+        self, entry: Entry, fetch: Fetch, check: Check | None, let_go: Callable[[], None] | None, *, keep: bool
+    ) -> Held:
+        found = self._begin(entry, -1, self.wait_seconds) if keep else None
+        if found is None and keep and let_go is not None:
             let_go()
             found = self._begin(entry, -1, 0.0)
         held = self._fill(found, entry, fetch, check) if isinstance(found, Part) else found

@@ -143,7 +143,8 @@ def fetch_into_memory(size_bytes: int, fetch: Fetch, check: Check | None) -> Hel
         raise
     finally:
         if name is not None:
-            path.unlink()
+            with contextlib.suppress(OSError):  # Windows
+                path.unlink()
     return Held(descriptor, path, size_bytes, kept=False)
 
 

@@ -21,8 +21,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torchslip.errors import FormatError
 from torchslip.storage._lock import hold_exclusively, release, try_lock
@@ -59,9 +59,8 @@ def check_marker(root: Path) -> None:
         file.write(MARKER_TEXT)
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    path: Path
+class _File(NamedTuple):
+    name: str
     bytes: int
     used_ns: int
 
@@ -75,6 +74,7 @@ class Room:
     """
 
     def __init__(self, root: Path, budget_bytes: int | None) -> None:
+        self._root = root
         self._files: dict[str, list[_File]] = {"": [], ".raw": [], ".bad": [], ".part": [], ".plan": []}
         for found in os.scandir(root):
             match = _NAMES.fullmatch(found.name)
@@ -83,10 +83,10 @@ class Room:
             with contextlib.suppress(FileNotFoundError):
                 status = found.stat(follow_symlinks=False)
                 size = max(status.st_size, int((match and match["reserved"]) or 0))
-                kind = os.path.splitext(found.name)[1] if match else ""  # noqa: PTH122  (100,000 names, not paths)
-                self._files[kind].append(_File(Path(found.path), size, status.st_atime_ns))
+                kind = found.name[found.name.rindex(".") :] if match else ""
+                self._files[kind].append(_File(found.name, size, status.st_atime_ns))
         for kind in (".part", ".plan"):
-            self._files[kind] = [file for file in self._files[kind] if not is_left(file.path)]
+            self._files[kind] = [file for file in self._files[kind] if not is_left(root / file.name)]
         self.used_bytes = sum(file.bytes for files in self._files.values() for file in files)
         if budget_bytes is None:
             disk = shutil.disk_usage(root)
@@ -108,7 +108,7 @@ class Room:
             return True
         turns = self._turns(own_plan)
         damaged = [(file, _NO_PLAN) for file in self._files[".bad"]]
-        entries = [(file, turns.get(file.path.stem, _NO_PLAN)) for file in self._files[".raw"]]
+        entries = [(file, turns.get(file.name[:-4], _NO_PLAN)) for file in self._files[".raw"]]
         entries = [(file, turn) for file, turn in entries if turn > next_use]
         entries.sort(key=lambda each: (-each[1], each[0].used_ns))
         missing, chosen = size_bytes - self._free_bytes, []
@@ -116,14 +116,14 @@ class Room:
             for file, _ in (*damaged, *entries):
                 if missing <= 0:
                     break
-                descriptor = _open_if_idle(file.path)
+                descriptor = _open_if_idle(self._root / file.name)
                 if descriptor is not None:
                     chosen.append((file, descriptor))
                     missing -= file.bytes
             if missing > 0:
                 return False
             for file, _ in chosen:
-                file.path.unlink()
+                (self._root / file.name).unlink()
         finally:
             for _, descriptor in chosen:
                 release(descriptor)
@@ -132,7 +132,7 @@ class Room:
     def _turns(self, own_plan: Iterable[str]) -> dict[str, int]:
         """How soon each entry is needed, by the process that needs it first."""
         turns: dict[str, int] = {}
-        plans = [own_plan, *(file.path.read_text().split() for file in self._files[".plan"])]
+        plans = [own_plan, *((self._root / file.name).read_text().split() for file in self._files[".plan"])]
         for plan in plans:
             for turn, name in enumerate(plan):
                 turns[name] = min(turn, turns.get(name, turn))

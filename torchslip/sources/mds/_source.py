@@ -164,7 +164,7 @@ class MDS:
         # As unsigned integers, negative indices are as much too large as those that are: `_open` finds no such shard.
         shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
         rows = ids - self._starts[shards]
-        if not self._in_place:
+        if not (self._in_place or self._opened.keys() >= set(shards.tolist())):
             return self._fetch_by_shard(indices, shards.tolist(), rows.tolist())
         find = self._opened.get
         records: list[Record] = []
