@@ -216,6 +216,18 @@ def test_what_comes_next_is_fetched_ahead_and_no_more(make, tmp_path):
     assert set(remote.requests.values()) == {1}
 
 
+def test_what_was_removed_is_fetched_ahead_again_in_the_next_epoch(make, tmp_path):
+    remote, cache = make(), NodeCache(tmp_path / "cache")
+    source = remote.open(cache, prefetch=2)
+    for epoch in range(2):
+        source.prepare(range(SAMPLES))
+        wait_until(lambda expected=epoch + 1: remote.requests["shard.00000"] == expected)
+        assert source.fetch(range(40)) == ROWS[:40]
+        source.prepare([*range(40, SAMPLES), *range(40)])
+        for path in kept(cache):
+            path.unlink()
+
+
 def test_without_prefetching_nothing_is_fetched_ahead(make, tmp_path):
     remote = make()
     source = remote.open(tmp_path / "cache", prefetch=0)

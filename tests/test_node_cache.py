@@ -163,6 +163,13 @@ def test_the_next_one_takes_over_from_a_killed_fetcher_at_once(processes, tmp_pa
     assert is_kept(cache, "a")
 
 
+def test_prefetching_does_not_wait_for_another_process(processes, tmp_path):
+    cache = NodeCache(tmp_path / "cache", wait_seconds=600)
+    processes(fetch_slowly, cache, "a")
+    wait_until(lambda: stored(cache.root, ".part"))
+    assert cache.prefetch(entry_of("a"), fetcher("a")) == "busy"
+
+
 def test_whoever_has_waited_long_enough_fetches_it_too(processes, tmp_path):
     cache = NodeCache(tmp_path / "cache", wait_seconds=0.2)
     processes(fetch_slowly, cache, "a")
@@ -232,8 +239,9 @@ def test_an_entry_that_is_needed_later_does_not_displace_one_that_is_needed_befo
     cache = NodeCache(tmp_path / "cache", 2 * SIZE + 1000)
     cache.plan([entry_of(key).name for key in "abc"])
     for turn, key in enumerate("ab"):
-        assert cache.prefetch(entry_of(key), fetcher(key), next_use=turn)
-    assert not cache.prefetch(entry_of("c"), fetcher("c"), next_use=2)
+        assert cache.prefetch(entry_of(key), fetcher(key), next_use=turn) == "fetched"
+    assert cache.prefetch(entry_of("a"), fetcher("a"), next_use=0) == "kept"
+    assert cache.prefetch(entry_of("c"), fetcher("c"), next_use=2) == "no room"
     assert [is_kept(cache, key) for key in "abc"] == [True, True, False]
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torchslip.errors import FormatError
 from torchslip.storage._cache_file import Check, Fetch, Held, Part, fetch_into_memory, verify
@@ -20,7 +20,9 @@ from torchslip.storage._cache_room import MARKER_TEXT, Room, check_marker, is_le
 from torchslip.storage._lock import locked, try_lock
 from torchslip.storage._size import parse_bytes
 
-__all__ = ["Entry", "NodeCache"]
+__all__ = ["Entry", "NodeCache", "Prefetched"]
+
+Prefetched = Literal["kept", "fetched", "busy", "no room"]
 
 _MAX_PLAN = 1000
 _POLL_SECONDS = (0.002, 0.05)
@@ -143,8 +145,8 @@ class NodeCache:
                     f"{again.__cause__}; it was read twice: {entry.url} (cache entry {entry.name})"
                 ) from again
 
-    def prefetch(self, entry: Entry, fetch: Fetch, *, check: Check | None = None, next_use: int = 0) -> bool:
-        """Fetch an entry that will be needed, if there is room and nobody does; returns whether it is there now.
+    def prefetch(self, entry: Entry, fetch: Fetch, *, check: Check | None = None, next_use: int = 0) -> Prefetched:
+        """Fetch an entry that will be needed, if there is room and nobody does; never waits for another process.
 
         Args:
             entry: Which.
@@ -152,17 +154,25 @@ class NodeCache:
             check: As for `open`.
             next_use: Its place in the plan: no entry that is needed before it makes room for it.
 
+        Returns:
+            ``kept`` if it was there, ``fetched`` if it is now, ``busy`` if another process fetches it, ``no room``.
+
         Raises:
             FormatError: If what is fetched has another size, or `check` refuses it.
         """
-        found = self._kept(entry, None) or self._begin(entry, next_use, 0.0)
+        if entry in self:
+            return "kept"
+        found = self._begin(entry, next_use, 0.0)
+        if isinstance(found, str):
+            return found
         try:
             held = self._fill(found, entry, fetch, check) if isinstance(found, Part) else found
         except _DamagedError as error:
             raise FormatError(f"{error.__cause__}: {entry.url}") from error
-        if held is not None:
-            held.close()
-        return held is not None
+        if held is None:
+            return "no room"
+        held.close()
+        return "fetched" if isinstance(found, Part) else "kept"
 
     def plan(self, names: Sequence[str]) -> None:
         """Say which entries this process will need next, so that no process removes them before others.
@@ -223,23 +233,23 @@ class NodeCache:
     def _fetch(
         self, entry: Entry, fetch: Fetch, check: Check | None, let_go: Callable[[], None] | None, *, keep: bool
     ) -> Held:
-        found = self._begin(entry, -1, self.wait_seconds) if keep else None
-        if found is None and keep and let_go is not None:
+        found = self._begin(entry, -1, self.wait_seconds) if keep else "no room"
+        if found == "no room" and keep and let_go is not None:
             let_go()
             found = self._begin(entry, -1, 0.0)
         held = self._fill(found, entry, fetch, check) if isinstance(found, Part) else found
-        if held is not None:
+        if isinstance(held, Held):
             return held
         try:
             return fetch_into_memory(entry.bytes, fetch, check)
         except FormatError as error:
             raise _DamagedError from error
 
-    def _begin(self, entry: Entry, next_use: int, wait_seconds: float) -> Part | Held | None:
-        """Become the one who fetches an entry, or wait for that one; None if it cannot be kept."""
+    def _begin(self, entry: Entry, next_use: int, wait_seconds: float) -> Part | Held | Literal["busy", "no room"]:
+        """Become the one who fetches an entry, or wait for that one."""
         if self._too_small_for(entry.bytes):
             self._cannot_keep(f"{entry.url} has {entry.bytes} bytes, the budget is {self.budget_bytes}")
-            return None
+            return "no room"
         whole, part = self._path(entry), self.root / f"{entry.name}-{entry.bytes}.part"
         deadline, pause = time.monotonic() + wait_seconds, _POLL_SECONDS[0]
         try:
@@ -249,15 +259,16 @@ class NodeCache:
                     if not whole.exists() and is_left(part):
                         room = Room(self.root, self.budget_bytes)
                         fits = room.make(entry.bytes, next_use=next_use, own_plan=self._plan().names)
-                        return Part(part, entry.bytes) if fits else None
-                held = self._kept(entry, None)
-                if held is not None or time.monotonic() >= deadline:
+                        return Part(part, entry.bytes) if fits else "no room"
+                if (held := self._kept(entry, None)) is not None:
                     return held
+                if time.monotonic() >= deadline:
+                    return "busy"
                 time.sleep(pause)
                 pause = min(2 * pause, _POLL_SECONDS[1])
         except OSError as error:
             self._cannot_keep(error)
-            return None
+            return "no room"
 
     def _fill(self, part: Part, entry: Entry, fetch: Fetch, check: Check | None) -> Held | None:
         """Fetch an entry; None if the disk does not take it."""

@@ -76,11 +76,13 @@ class CachedShards:
             return False
         return not all(entry in self._files.cache for entry in self._entries_of(shard))
 
-    def _prefetch(self, shard: int, turn: int) -> None:
-        info = self._index[shard]
+    def _prefetch(self, shard: int, turn: int) -> str:
+        info, outcome = self._index[shard], "kept"
         for part in _parts(info):
             if self._files.entry(info, part) is not None:
-                self._files.prefetch(info, part, next_use=turn)
+                found = self._files.prefetch(info, part, next_use=turn)
+                outcome = outcome if found == "kept" else found
+        return outcome
 
     def _entries_of(self, shard: int) -> Sequence[Entry]:
         entries = self._entries.get(shard)

@@ -85,7 +85,7 @@ class ShardFiles:
             data.madvise(mmap.MADV_RANDOM)
         return data, place
 
-    def prefetch(self, info: ShardInfo, part: str, *, next_use: int) -> bool:
+    def prefetch(self, info: ShardInfo, part: str, *, next_use: int) -> str:
         """Bring a file that is not mapped in place into the cache, see `NodeCache.prefetch`."""
         return self.cache.prefetch(
             self._entry(info, part),
