@@ -23,6 +23,7 @@ from cache_children import (
     read_once,
     use_forever,
     use_some,
+    used_bytes,
 )
 
 from torchslip.errors import FormatError
@@ -72,17 +73,6 @@ def stored(root, suffix=".raw"):
 
 def is_kept(cache, key):
     return entry_of(key).name in stored(cache.root)
-
-
-def used_bytes(root):
-    """As anyone sees it from outside; files come and go meanwhile."""
-    total = 0
-    for path in root.iterdir() if root.exists() else []:
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
 
 
 def lines(path):
