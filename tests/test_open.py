@@ -33,9 +33,9 @@ def test_an_unknown_format_is_an_error_that_names_the_known_ones(picture_folder)
         open(picture_folder, format="zip")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/train", "https://example.com/train", "file:///data"])
-def test_a_url_is_an_error_that_says_so(url):
-    with pytest.raises(FormatError, match=f"{url}' is a URL"):
+@pytest.mark.parametrize("url", ["memory://bucket/train", "file:///nothing/here"])
+def test_a_url_without_an_index_is_an_error_that_says_so(url):
+    with pytest.raises(FormatError, match=f"{url}' has no index"):
         open(url)
 
 

@@ -35,6 +35,7 @@ from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Stream,
 from torchslip.order import DistributedBatchSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
 from torchslip.sources import MDS, ImageFolder, Mixture, Source, mix, open
+from torchslip.storage import NodeCache
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "MissingDependencyError",
     "MixedOrder",
     "Mixture",
+    "NodeCache",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from torchslip.errors import StateError
 from torchslip.loading._clock import Pass, PassClock
+from torchslip.loading._outlook import Outlook
 from torchslip.order import Cursor, Fingerprint, Order, Share, Tail, Topology, check_global_batch
 
 __all__ = ["BatchPlan", "OrderedDataset"]
@@ -142,8 +143,10 @@ class OrderedDataset(IterableDataset[T_co]):
 
     def _run(self, progress: _Progress, step: int) -> Iterator[T_co]:
         share = progress.share
+        outlook = Outlook(getattr(self, "source", None), self.order, step=8 * step * share.global_batch)
         for number in range(progress.first, share.count(progress.start), step):
             part = share.batch(progress.start, number)
+            outlook.at(share.first_position(progress.start, number), epoch=progress.epoch)
             if self.batch_size is None and not len(part.positions):
                 return
             plan = BatchPlan(

@@ -74,7 +74,10 @@ def open(path: str | os.PathLike[str], *, format: str | None = None, **options: 
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None to detect it; got {format!r}.")
         return FORMATS[format].open(text, **options)
     if "://" in text:
-        raise FormatError(f"{text!r} is a URL; this version opens local paths only. Copy the data to a local folder.")
+        try:
+            return MDS(text, **options)
+        except FileNotFoundError as error:
+            raise FormatError(f"{text!r} has no {INDEX_NAME}; behind a URL, only MDS datasets are read.") from error
     tried = []
     for each in FORMATS.values():
         reason = each.refuse(text)

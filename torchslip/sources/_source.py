@@ -24,7 +24,9 @@ class Source(Protocol):
 
     * ``locate(index) -> str``: the path or URL of a record, for error messages;
     * ``classes: list[str]``: the names of the values of ``label``;
-    * ``shard_sizes``: how many records each shard holds, where the data lies in shards.
+    * ``shard_sizes``: how many records each shard holds, where the data lies in shards;
+    * ``prepare(indices, counts) -> bool``: takes note of the records that come next, in this order, each of which
+      stands for as many as `counts` says, so that it can fetch them ahead; False if that makes no difference.
     """
 
     def __len__(self) -> int: ...

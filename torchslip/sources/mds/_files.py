@@ -1,54 +1,34 @@
-"""Where the bytes of a shard's files come from: mapped as they lie, or decompressed once into the cache.
+"""Where the bytes of a shard's files come from: mapped as they lie, or downloaded or decompressed into the node cache.
 
-The cache is a folder that begins with a marker, and in it one file per compressed file::
-
-    <cache>/.torchslip-cache        says whose folder this is
-    <cache>/<32 hex>.raw            the decompressed file; the name is a hash of path, size and mtime of the original
-    <cache>/<32 hex>.lock           held by the process that decompresses; empty
-    <cache>/<32 hex>.<random>.tmp   not yet whole
-
-Nothing else is ever written, and nothing at all in the dataset's own folder.
+Nothing is ever written into the dataset's own folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import mmap
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from torchslip.errors import FormatError
+from torchslip.errors import FormatError, MissingDependencyError
 from torchslip.sources.mds._compression import parse_compression
 from torchslip.sources.mds._hashing import hash_bytes
 from torchslip.sources.mds._index import ShardInfo
 from torchslip.sources.mds._layout import FileInfo
+from torchslip.storage import Entry, Folder, LocalFolder, NodeCache
 
-if sys.platform != "win32":  # there, processes may decompress the same file twice, which costs time only
-    import fcntl
-
-__all__ = ["Bytes", "ShardFiles", "default_cache"]
+__all__ = ["Bytes", "Place", "ShardFiles"]
 
 Bytes = mmap.mmap | bytes
 """A mapped file, or the empty one, which cannot be mapped."""
+Place = Literal["folder", "cache", "memory"]
+"""Where a mapped file lies: in the dataset's own folder, in the node cache, or in memory if that cannot keep it."""
 
-MARKER = ".torchslip-cache"
-# A waiter that gives up decompresses the file itself: that is always safe, since entries appear by rename.
-_LOCK_DEADLINE_SECONDS = 300.0
-_POLL_SECONDS = 0.02
 _TRACK_FD = {"trackfd": False} if sys.version_info >= (3, 13) else {}
-
-
-def default_cache() -> Path:
-    """``torchslip/mds`` in the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "torchslip" / "mds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,81 +36,133 @@ class ShardFiles:
     """Opens the files of shards.
 
     Attributes:
-        root: The folder of the index.
-        cache: Where decompressed files go; made when it is first needed.
-        validate_hash: An algorithm, True for the first that the index has, or False.
+        folder: Where the index lies.
+        cache: Where files go that were downloaded or decompressed.
+        validate_hash: An algorithm, True for the first that the index has, or False. What was downloaded is checked
+            in any case, if the index has hashes.
+        version: Of the index: tells the shards of a dataset from those of one that was there before.
     """
 
-    root: Path
-    cache: Path
+    folder: Folder
+    cache: NodeCache
     validate_hash: bool | str
+    version: str
 
-    def open(self, info: ShardInfo, part: str, *, sparse: bool = False) -> Bytes:
-        """Map the file `part` of a shard: data or meta.
+    def open(
+        self, info: ShardInfo, part: str, *, sparse: bool = False, let_go: Callable[[], None] | None = None
+    ) -> tuple[Bytes, Place]:
+        """Map the file `part` of a shard: data or meta; returns where it lies, too.
 
         Args:
             info: The shard.
             part: ``data`` or ``meta``.
             sparse: Whether only small parts of the file will be read, so that reading ahead would be waste.
+            let_go: See `NodeCache.open`.
 
         Raises:
             OSError: If a file is missing or cannot be read.
             FormatError: If its size or hash is not that of the index, or it cannot be decompressed.
         """
         raw = info.files[f"raw_{part}"]
-        packed = info.files.get(f"zip_{part}")
-        path = self.root / raw.basename
-        if packed is not None and not _has_size(path, raw.bytes):
-            path = self._decompressed(packed, raw, info.layout.compression or "")
+        path = self._in_place(info, part)
         _keep_freed_memory()
-        data = _map(path, raw.bytes)
-        self._check_hash(path, raw, data)
+        if path is not None:
+            data = _map(path, raw.bytes)
+            self._check_hash(path, raw, data)
+            place: Place = "folder"
+        else:
+            # The map keeps the entry in use when `held` is closed.
+            with self.cache.open(
+                self._entry(info, part),
+                functools.partial(self._fetch, info, part),
+                check=functools.partial(self._check_fetched, raw),
+                recheck=self.validate_hash is not False,
+                let_go=let_go,
+            ) as held:
+                data = held.map()
+                place = "cache" if held.kept else "memory"
         if sparse and isinstance(data, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
             data.madvise(mmap.MADV_RANDOM)
-        return data
+        return data, place
 
-    def _check_hash(self, path: Path, file: FileInfo, data: Bytes) -> None:
-        if self.validate_hash is False:
+    def prefetch(self, info: ShardInfo, part: str, *, next_use: int) -> str:
+        """Bring a file that is not mapped in place into the cache, see `NodeCache.prefetch`."""
+        return self.cache.prefetch(
+            self._entry(info, part),
+            functools.partial(self._fetch, info, part),
+            check=functools.partial(self._check_fetched, info.files[f"raw_{part}"]),
+            next_use=next_use,
+        )
+
+    def entry(self, info: ShardInfo, part: str) -> Entry | None:
+        """What the file is in the cache; None if it is mapped in place."""
+        return None if self._in_place(info, part) else self._entry(info, part)
+
+    def _in_place(self, info: ShardInfo, part: str) -> Path | None:
+        if not isinstance(self.folder, LocalFolder):
+            return None
+        raw = info.files[f"raw_{part}"]
+        path = self.folder.path / raw.basename
+        return path if f"zip_{part}" not in info.files or _has_size(path, raw.bytes) else None
+
+    def _entry(self, info: ShardInfo, part: str) -> Entry:
+        raw = info.files[f"raw_{part}"]
+        source = info.files.get(f"zip_{part}", raw)
+        url = f"{self.folder}/{source.basename}"
+        if isinstance(self.folder, LocalFolder):
+            path = self.folder.path / source.basename
+            status = path.stat()
+            url, version = str(path.resolve()), f"{status.st_size}\0{status.st_mtime_ns}"
+        else:
+            # Hashes identify the bytes. Without, it is when the index was written, after the shards.
+            version = repr(sorted(source.hashes.items())) if source.hashes else self.version
+        return Entry(f"{url}\0{version}\0{source.bytes}\0{info.layout.compression or ''}", raw.bytes, url)
+
+    def _fetch(self, info: ShardInfo, part: str, path: Path) -> None:
+        raw, packed = info.files[f"raw_{part}"], info.files.get(f"zip_{part}")
+        if packed is None:
+            self._expect(raw, self.folder.stat(raw.basename).bytes)
+            self.folder.download(raw.basename, path)
             return
-        algorithm = next(iter(file.hashes)) if self.validate_hash is True else self.validate_hash
-        found = hash_bytes(algorithm, memoryview(data))
-        if found != file.hashes[algorithm]:
-            raise FormatError(f"The {algorithm} is {found}; the index says {file.hashes[algorithm]}: {path}")
+        if isinstance(self.folder, LocalFolder):
+            source = self.folder.path / packed.basename
+            data: Bytes = _map(source, packed.bytes)
+            self._check_hash(source, packed, data)
+        else:
+            data = self.folder.read(packed.basename)
+            self._expect(packed, len(data))
+            self._check_fetched(packed, data)
+        try:
+            whole = parse_compression(info.layout.compression or "").decompress(bytes(data), raw.bytes)
+        except FormatError as error:
+            raise FormatError(f"{error}: {self.folder}/{packed.basename}") from error
+        path.write_bytes(whole)
 
-    def _decompressed(self, packed: FileInfo, raw: FileInfo, compression: str) -> Path:
-        source = self.root / packed.basename
-        status = source.stat()
-        identity = f"{source.resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{raw.bytes}\0{compression}"
-        name = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-        entry = self.cache / f"{name}.raw"
-        if _has_size(entry, raw.bytes):
-            return entry
-        self._prepare_cache()
-        with _locked(self.cache / f"{name}.lock"):
-            if not _has_size(entry, raw.bytes):
-                self._remove_stale(name)
-                data = _map(source, packed.bytes)
-                self._check_hash(source, packed, data)
+    def _expect(self, file: FileInfo, found: int) -> None:
+        if found != file.bytes:
+            raise FormatError(f"The file has {found} bytes; the index says {file.bytes}: {self.folder}/{file.basename}")
+
+    def _check_fetched(self, file: FileInfo, data: bytes | memoryview) -> None:
+        if self.validate_hash is not False:
+            self._check_hash(f"{self.folder}/{file.basename}", file, data)
+        elif not isinstance(self.folder, LocalFolder):
+            for algorithm in file.hashes:
                 try:
-                    whole = parse_compression(compression).decompress(bytes(data), raw.bytes)
-                except FormatError as error:
-                    raise FormatError(f"{error}: {source}") from error
-                self._check_hash(source, raw, whole)
-                _write_whole(entry, whole)
-        return entry
+                    _compare_hash(algorithm, f"{self.folder}/{file.basename}", file.hashes, data)
+                except MissingDependencyError:
+                    continue
+                break
 
-    def _remove_stale(self, name: str) -> None:
-        """Remove what killed processes left of an entry; the file of one that is still at work is younger."""
-        for path in self.cache.glob(f"{name}.*.tmp"):
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < time.time() - 2 * _LOCK_DEADLINE_SECONDS:
-                    path.unlink()
+    def _check_hash(self, path: Path | str, file: FileInfo, data: Bytes | memoryview) -> None:
+        if self.validate_hash is not False:
+            algorithm = next(iter(file.hashes)) if self.validate_hash is True else self.validate_hash
+            _compare_hash(algorithm, path, file.hashes, data)
 
-    def _prepare_cache(self) -> None:
-        marker = self.cache / MARKER
-        if not marker.exists():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            marker.write_text("Decompressed copies of dataset shards; safe to delete.\n")
+
+def _compare_hash(algorithm: str, path: Path | str, hashes: Mapping[str, str], data: Bytes | memoryview) -> None:
+    found = hash_bytes(algorithm, memoryview(data))
+    if found != hashes[algorithm]:
+        raise FormatError(f"The {algorithm} is {found}; the index says {hashes[algorithm]}: {path}")
 
 
 @functools.cache
@@ -160,35 +192,3 @@ def _map(path: Path, size_bytes: int) -> Bytes:
         return mmap.mmap(descriptor, size_bytes, access=mmap.ACCESS_READ, **_TRACK_FD) if size_bytes else b""
     finally:
         os.close(descriptor)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock between processes, released by the kernel when its owner dies, not inherited by a fork."""
-    if sys.platform == "win32":
-        yield
-        return
-    with path.open("a") as file:
-        deadline = time.monotonic() + _LOCK_DEADLINE_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except (BlockingIOError, PermissionError):
-                time.sleep(_POLL_SECONDS)
-            except OSError:  # a file system without locks
-                break
-        yield

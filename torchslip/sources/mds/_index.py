@@ -93,16 +93,21 @@ class Index:
             FileNotFoundError: If there is none.
             FormatError: If it is not an index.
         """
-        data = path.read_bytes()
+        return cls.decode(path.read_bytes(), str(path))
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> Index:
+        """Read the bytes of a file that lies at `where`.
+
+        Raises:
+            FormatError: If they are not an index.
+        """
         try:
-            text = data.decode()
+            return cls(data.decode())
         except UnicodeDecodeError as error:
-            raise FormatError(f"Not an index of MDS shards: not UTF-8: {path}") from error
-        del data  # half of what this takes at its peak
-        try:
-            return cls(text)
+            raise FormatError(f"Not an index of MDS shards: not UTF-8: {where}") from error
         except FormatError as error:
-            raise FormatError(f"{error}: {path}") from error
+            raise FormatError(f"{error}: {where}") from error
 
     def __len__(self) -> int:
         return len(self.samples)

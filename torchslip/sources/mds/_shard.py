@@ -26,7 +26,7 @@ from torchslip.sources._source import Record
 from torchslip.sources.mds._encodings import Encoding
 from torchslip.sources.mds._files import Bytes
 
-__all__ = ["FieldPlan", "checked_offsets", "open_shard"]
+__all__ = ["FieldPlan", "checked_offsets", "open_shard", "sample_reader"]
 
 _SIZES_DIFFER = "The sizes of the sample's columns do not give its size"
 
@@ -85,7 +85,11 @@ def open_shard(data: Bytes, samples: int, plan: FieldPlan) -> Callable[[int], Re
         FormatError: If number and offsets of the samples contradict the index or the size of the file; from the
             function, if the sizes of a sample's columns do not give its size.
     """
-    offsets = checked_offsets(data, samples, first=8 + 4 * samples, last=len(data))
+    return sample_reader(data, checked_offsets(data, samples, first=8 + 4 * samples, last=len(data)), plan)
+
+
+def sample_reader(data: Bytes, offsets: memoryview, plan: FieldPlan) -> Callable[[int], Record]:
+    """The same, for samples that lie at `offsets` in `data`, the last of which says where they end."""
     return (_reader if plan.variable == 1 else _general_reader)(data, offsets, plan)
 
 

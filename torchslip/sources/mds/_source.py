@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,28 @@ import numpy.typing as npt
 
 from torchslip.errors import FormatError, MissingDependencyError, SampleError
 from torchslip.sources._source import FieldKind, Record, Schema, checked_indices
+from torchslip.sources.mds._cached import CachedShards
 from torchslip.sources.mds._encodings import parse_encoding
-from torchslip.sources.mds._files import ShardFiles, default_cache
+from torchslip.sources.mds._files import Place, ShardFiles
 from torchslip.sources.mds._hashing import HASHES
 from torchslip.sources.mds._index import INDEX_NAME, Index
 from torchslip.sources.mds._layout import Layout
 from torchslip.sources.mds._shard import FieldPlan, open_shard
 from torchslip.sources.mds._split_shard import open_split_shard
+from torchslip.storage import LocalFolder, NodeCache, open_folder
 
 __all__ = ["MDS"]
+
+# Shards that the cache cannot keep.
+_MAX_IN_MEMORY = 2
 
 
 class MDS:
     """A dataset in the MDS format, version 2: the shards that `MDSWriter` and mosaicml-streaming write.
 
-    Shards are mapped into memory, compressed ones after they were decompressed, once, into a cache; the dataset's own
-    folder is only read. A record has the columns in alphabetical order, images as the bytes that are stored:
+    Shards are mapped into memory; those behind a URL, and compressed ones, after they were downloaded and decompressed
+    into a cache, once for all processes. The dataset's own folder is only read. A record has the columns in
+    alphabetical order, images as the bytes that are stored:
 
     ==========================================================  ======  ================================================
     encoding                                                    kind    value
@@ -50,13 +57,16 @@ class MDS:
     process with SIGBUS, as with every memory map: replace the files of a dataset by renaming, not in place.
 
     Args:
-        path: The folder of ``index.json``.
+        path: The folder of ``index.json``, or its URL.
         split: A sub-folder of `path` to read instead.
         columns: The columns to read. The bytes of all others stay untouched. Default: all.
-        cache: The folder for decompressed shards. Default: ``torchslip/mds`` in the user's cache folder. It grows to
-            the uncompressed size of the shards that are read and may be deleted at any time.
+        cache: A `NodeCache`, or its folder, for shards that are downloaded or decompressed. Default: ``NodeCache()``.
+        prefetch: How many such shards to fetch in the background ahead of their use, where `prepare` has said what
+            comes next.
+        storage_options: For fsspec, if `path` is a URL.
         validate_hash: Check each file against its hash in the index when a process first opens it: an algorithm, or
-            True for the first that the index has. Sizes are always checked.
+            True for the first that the index has. Sizes are always checked, and what was downloaded where there are
+            hashes.
         allow_pickle: Unpickle ``pkl`` columns. A pickle can run any code: only for data of your own.
         image_columns: Columns of encoding ``bytes`` whose values are image files.
         decoded: Give every value as it was written: PIL images instead of their bytes, numpy's own scalars, `Decimal`.
@@ -69,24 +79,38 @@ class MDS:
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         split: str | None = None,
         columns: Sequence[str] | None = None,
-        cache: str | Path | None = None,
+        cache: NodeCache | str | os.PathLike[str] | None = None,
         validate_hash: bool | str = False,
         allow_pickle: bool = False,
         image_columns: Sequence[str] = (),
         decoded: bool = False,
+        prefetch: int = 4,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.root = Path(path) / (split or "")
-        """The folder of the index."""
-        self._index = Index.read(self.root / INDEX_NAME)
-        _check_hashes(self._index, validate_hash, self.root)
-        self._files = ShardFiles(self.root, Path(cache) if cache else default_cache(), validate_hash)
+        whole = os.fspath(path)
+        self.folder = open_folder(f"{whole.rstrip('/') or '/'}/{split}" if split else whole, storage_options)
+        """Where the index lies."""
+        self.root = str(self.folder)
+        """Path or URL of that."""
+        where = f"{self.root}/{INDEX_NAME}"
+        self._index = Index.decode(self.folder.read(INDEX_NAME), where)
+        _check_hashes(self._index, validate_hash, where)
+        cache = cache if isinstance(cache, NodeCache) else NodeCache(cache)
+        local = isinstance(self.folder, LocalFolder)
+        version = "" if local else repr(self.folder.stat(INDEX_NAME))
+        self._files = ShardFiles(self.folder, cache, validate_hash, version)
+        # Whether every shard is mapped where it lies, so that nothing need be known of what comes next.
+        self._in_place = local and not any(layout.compression for layout in self._index.layouts)
+        self._prefetch = prefetch
+        self._cached: CachedShards | None = None
+        self._places: dict[int, Place] = {}
         self._allow_pickle = allow_pickle
         self._decoded = decoded
-        self._schema = _schema(self._index, self.root, columns, image_columns, allow_pickle)
+        self._schema = _schema(self._index, where, columns, image_columns, allow_pickle)
         ends = np.cumsum(self._index.samples)
         self._unsigned_ends = ends.astype(np.uint64)
         self._starts = np.concatenate(([0], ends))
@@ -97,11 +121,11 @@ class MDS:
         return int(self._starts[-1])
 
     def __repr__(self) -> str:
-        return f"MDS({str(self.root)!r}: {len(self)} samples in {len(self._index)} shards)"
+        return f"MDS({self.root!r}: {len(self)} samples in {len(self._index)} shards)"
 
     def __getstate__(self) -> dict[str, Any]:
         # Maps stay with their process; a plan has functions that do not pickle.
-        return {**self.__dict__, "_plans": {}, "_opened": {}}
+        return {**self.__dict__, "_plans": {}, "_opened": {}, "_places": {}, "_cached": None}
 
     @property
     def schema(self) -> Schema:
@@ -130,7 +154,7 @@ class MDS:
         shard = int(np.searchsorted(self._starts, index, side="right")) - 1
         files = self._index[shard].files
         name = files.get("zip_data", files["raw_data"]).basename
-        return f"{self.root / name}, sample {index - self._starts[shard]}"
+        return f"{self.root}/{name}, sample {index - self._starts[shard]}"
 
     def fetch(self, indices: Sequence[int]) -> list[Record]:
         """Read records. See `Source.fetch`."""
@@ -140,6 +164,8 @@ class MDS:
         # As unsigned integers, negative indices are as much too large as those that are: `_open` finds no such shard.
         shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
         rows = ids - self._starts[shards]
+        if not (self._in_place or self._opened.keys() >= set(shards.tolist())):
+            return self._fetch_by_shard(indices, shards.tolist(), rows.tolist())
         find = self._opened.get
         records: list[Record] = []
         try:
@@ -149,19 +175,91 @@ class MDS:
         except MissingDependencyError:
             raise
         except Exception as error:  # damaged bytes can fail in the decoder of any column
-            index = checked_indices(indices, len(self))[len(records)]
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise SampleError(f"Sample {index} cannot be read ({self.locate(index)}): {reason}") from error
+            raise self._named(checked_indices(indices, len(self))[len(records)], error) from error
         return records
+
+    def prepare(self, indices: Sequence[int], counts: Sequence[int] | None = None) -> bool:
+        """Say which records will be fetched next, so that their shards are fetched ahead. See `Source`.
+
+        Each call replaces what was said before.
+
+        Args:
+            indices: Record numbers, the next one first.
+            counts: How many records each of them stands for; default: one.
+        """
+        if self._in_place:
+            return False
+        ids = np.array(checked_indices(indices, len(self)), np.int64)
+        if len(ids):
+            shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
+            stand_for = np.ones(len(ids), np.int64) if counts is None else np.asarray(counts, np.int64)
+            wanted_now = self._shards().expect(shards, stand_for)
+            self._close([shard for shard in list(self._places) if shard not in wanted_now])
+        return True
+
+    def _fetch_by_shard(self, indices: Sequence[int], shards: list[int], rows: list[int]) -> list[Record]:
+        """For shards that take long to open: one after the other, and ranges of several at a time."""
+        places: dict[int, list[int]] = {}
+        for place, shard in enumerate(shards):
+            places.setdefault(shard, []).append(place)
+        if len(self._index) in places:
+            checked_indices(indices, len(self))
+        cached, ranges = self._shards(), {}
+        for shard, at in places.items():
+            if shard not in self._opened and cached.by_range(shard, info := self._index[shard], len(at)):
+                plan = self._plan(int(self._index.layout_numbers[shard]))
+                ranges[shard] = cached.ranges.start(shard, info, plan, [rows[place] for place in at])
+        records: list[Record] = [{}] * len(rows)
+        for shard in sorted(places, key=ranges.__contains__):
+            place = places[shard][0]
+            try:
+                if shard in ranges:
+                    for place, record in zip(places[shard], ranges[shard].result(), strict=True):
+                        records[place] = record
+                else:
+                    read = self._opened.get(shard) or self._open(shard)
+                    for place in places[shard]:
+                        records[place] = read(rows[place])
+            except MissingDependencyError:
+                raise
+            except Exception as error:
+                raise self._named(operator.index(indices[place]), error) from error
+        return records
+
+    def _named(self, index: int, error: Exception) -> SampleError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return SampleError(f"Sample {index} cannot be read ({self.locate(index)}): {reason}")
+
+    def _shards(self) -> CachedShards:
+        # Threads do not survive a fork.
+        if self._cached is None or self._cached.pid != os.getpid():
+            self._cached = CachedShards(self._index, self._files, self._prefetch)
+        return self._cached
+
+    def _close(self, shards: Iterable[int]) -> None:
+        """Let go of shards, so that they can be removed from the cache."""
+        for shard in shards:
+            self._opened.pop(shard, None)
+            self._places.pop(shard, None)
+
+    def _let_go(self) -> None:
+        self._close([shard for shard, place in list(self._places.items()) if place == "cache"])
 
     def _open(self, shard: int) -> Callable[[int], Record]:
         info = self._index[shard]
         if info.layout.format == "mds":
             plan = self._plan(int(self._index.layout_numbers[shard]))
-            read = open_shard(self._files.open(info, "data", sparse=plan.leaves_out), info.samples, plan)
+            data, place = self._files.open(info, "data", sparse=plan.leaves_out, let_go=self._let_go)
+            read = open_shard(data, info.samples, plan)
         else:
-            data, meta = (self._files.open(info, part) for part in ("data", "meta"))
+            (data, place), (meta, _) = (self._files.open(info, part, let_go=self._let_go) for part in ("data", "meta"))
             read = open_split_shard(data, meta, info.samples, info.layout, self._schema)
+        if not self._in_place:
+            self._shards().opened(shard)
+            in_memory = [each for each, at in list(self._places.items()) if at == "memory"]
+            if place == "memory":
+                self._close(in_memory[: len(in_memory) - _MAX_IN_MEMORY + 1])
+            self._places[shard] = place
         # The oldest go first: a map holds a file descriptor, and the kernel limits the number of maps.
         while len(self._opened) >= _max_opened():
             self._opened.pop(next(iter(self._opened)), None)
@@ -192,12 +290,12 @@ def _max_opened() -> int:
 
 
 def _schema(
-    index: Index, root: Path, columns: Sequence[str] | None, image_columns: Sequence[str], allow_pickle: bool
+    index: Index, where: str, columns: Sequence[str] | None, image_columns: Sequence[str], allow_pickle: bool
 ) -> dict[str, FieldKind]:
     schemas = [_layout_schema(layout, image_columns, allow_pickle) for layout in index.layouts]
     for other in schemas[1:]:
         if other != schemas[0]:
-            raise FormatError(f"The shards do not have the same columns: {schemas[0]} and {other}: {root / INDEX_NAME}")
+            raise FormatError(f"The shards do not have the same columns: {schemas[0]} and {other}: {where}")
     schema = schemas[0] if schemas else {}
     for name in (*(columns or ()), *image_columns) if schemas else ():
         if name not in schema:
@@ -220,7 +318,7 @@ def _layout_schema(layout: Layout, image_columns: Sequence[str], allow_pickle: b
     return schema
 
 
-def _check_hashes(index: Index, validate_hash: bool | str, root: Path) -> None:
+def _check_hashes(index: Index, validate_hash: bool | str, where: str) -> None:
     if isinstance(validate_hash, str) and validate_hash not in HASHES:
         raise ValueError(f"validate_hash must be True, False or one of {', '.join(HASHES)}; got {validate_hash!r}.")
     for layout in index.layouts if validate_hash is not False else ():
@@ -228,5 +326,5 @@ def _check_hashes(index: Index, validate_hash: bool | str, root: Path) -> None:
             if not hashes or (validate_hash is not True and validate_hash not in hashes):
                 raise ValueError(
                     f"The index has {' and '.join(hashes) or 'no hashes'} for {key}, so {validate_hash} cannot be "
-                    f"checked; pass validate_hash=False: {root / INDEX_NAME}"
+                    f"checked; pass validate_hash=False: {where}"
                 )

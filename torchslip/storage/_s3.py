@@ -1,0 +1,124 @@
+"""Objects of S3 and of what speaks its protocol, through the client of s3fs.
+
+s3fs finds credentials, signs, and uploads in parts. What it does not do is done here with the same client: the answer
+to a GET says which version of the object its bytes are of, so a read needs no HEAD before it, and a range that came
+short is noticed.
+
+Both layers below retry on their own, botocore 5 times with 60 s each by default and s3fs 5 times around that, and
+around some calls 5 times more. Here each is told to try once, and `Retry` above them counts and keeps the time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torchslip.storage._fsspec import FsspecClient, filesystem_of
+from torchslip.storage._retry import WrongAnswerError, http_status
+from torchslip.storage._stat import FileStat, too_short
+
+__all__ = ["S3_SCHEMES", "S3Client"]
+
+S3_SCHEMES = ("s3", "s3a")
+
+# botocore's own default of 10 would make more threads than that wait for each other.
+_CONNECTIONS = 64
+
+
+class S3Client(FsspecClient):
+    """Operations on the objects below one ``s3://bucket/prefix``."""
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        self._url = url
+        path = url.partition("://")[2]
+        # One file system, and so one pool of connections, for all buckets and prefixes.
+        self._fs, _ = filesystem_of(
+            "s3://",
+            s3_options(options),
+            depends_on={name: value for name, value in os.environ.items() if name.startswith("AWS_")},
+            prepare=_try_once,
+        )
+        self._bucket, key, _ = self._fs.split_path(path)
+        self._prefix = f"{key.strip('/')}/" if key.strip("/") else ""
+        self._root = f"{self._bucket}/{self._prefix}".rstrip("/")
+
+    def stat(self, name: str, seconds: float) -> FileStat:
+        answer = self._call("head_object", seconds, Key=self._prefix + name)
+        return _stat_of(answer, answer["ContentLength"])
+
+    def read(self, name: str, seconds: float) -> bytes:
+        return self.read_whole(name, seconds)[0]
+
+    def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat]:
+        """All bytes of an object, and which version of it they are."""
+        data, answer = self._get(name, seconds, ChecksumMode="ENABLED")
+        return data, _stat_of(answer, len(data))
+
+    def read_range(self, name: str, start: int, stop: int, seconds: float) -> tuple[bytes, FileStat | None]:
+        try:
+            data, answer = self._get(name, seconds, Range=f"bytes={start}-{stop - 1}")
+        except OSError as error:
+            if http_status(error) != 416:
+                raise
+            raise too_short(f"{self._url}/{name}", self.stat(name, seconds).bytes, start, stop) from error
+        total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        if len(data) != stop - start:
+            if total.isdigit() and int(total) < stop:
+                raise too_short(f"{self._url}/{name}", int(total), start, stop)
+            raise WrongAnswerError(f"{len(data)} bytes came instead of {stop - start}")
+        return data, _stat_of(answer, int(total) if total.isdigit() else len(data))
+
+    def _call(self, method: str, seconds: float, **arguments: Any) -> Any:
+        return self._fs.call_s3(method, Bucket=self._bucket, timeout=seconds, **arguments)
+
+    def _get(self, name: str, seconds: float, **arguments: Any) -> tuple[bytes, dict[str, Any]]:
+        from fsspec.asyn import sync
+
+        arguments.update(Bucket=self._bucket, Key=self._prefix + name)
+        answer: tuple[bytes, dict[str, Any]] = sync(self._fs.loop, _get_object, self._fs, arguments, timeout=seconds)
+        return answer
+
+
+async def _get_object(fs: Any, arguments: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    answer = await fs._call_s3("get_object", **arguments)
+    async with answer["Body"] as body:
+        data = await body.read()
+    if len(data) != answer["ContentLength"]:
+        raise WrongAnswerError(f"{len(data)} bytes came instead of {answer['ContentLength']}")
+    return data, answer
+
+
+def _stat_of(answer: Mapping[str, Any], size: int) -> FileStat:
+    modified = answer.get("LastModified")
+    etag = answer.get("ETag")
+    return FileStat(
+        bytes=size,
+        etag=etag.strip('"') if etag else None,
+        mtime_ns=round(modified.timestamp() * 1e9) if modified is not None else None,
+    )
+
+
+def s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of s3fs: those that are given, then the environment, then ours.
+
+    ``S3_ENDPOINT_URL`` comes before ``AWS_ENDPOINT_URL_S3`` and ``AWS_ENDPOINT_URL``, which botocore reads, as it does
+    ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_PROFILE`` and ``AWS_DEFAULT_REGION``.
+    Other SDKs read ``AWS_REGION`` too, so it counts here.
+    """
+    merged = dict(options)
+    client = dict(merged.get("client_kwargs") or {})
+    config = dict(merged.get("config_kwargs") or {})
+    if (endpoint := os.environ.get("S3_ENDPOINT_URL")) and "endpoint_url" not in client:
+        merged.setdefault("endpoint_url", endpoint)
+    if (region := os.environ.get("AWS_REGION")) and not os.environ.get("AWS_DEFAULT_REGION"):
+        client.setdefault("region_name", region)
+    config.setdefault("max_pool_connections", _CONNECTIONS)
+    config.setdefault("retries", {"total_max_attempts": 1})
+    # By default botocore checks each answer; `rclone serve s3` answers for a range with the checksum of the whole.
+    config.setdefault("response_checksum_validation", "when_required")
+    return {**merged, "client_kwargs": client, "config_kwargs": config}
+
+
+def _try_once(fs: Any) -> None:
+    fs.retries = 1
