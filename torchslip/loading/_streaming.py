@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
 from torchslip.loading._streaming_options import check_options, window_of
-from torchslip.loading._streams import Stream, mix_streams
+from torchslip.loading._streams import Stream, mix_streams, open_stream
 from torchslip.order import Order, Sequential, Shuffled, Tail, Topology
 from torchslip.sources import MDS, Mixture, Record
 
@@ -43,15 +43,16 @@ class StreamingDataset(OrderedDataset[Record]):
         remote: A URL, or a folder, which is read where it is. None: `local` is the dataset.
         local: With a URL as `remote`, the folder of the cache; without, the dataset.
         split: A sub-folder to read instead.
-        download_retry: Attempts to read a remote file.
-        download_timeout: Seconds to wait for an answer of the remote.
+        download_retry: Attempts to read a remote file. Default: 8.
+        download_timeout: Seconds after which reading a remote file fails. Default: 120.
         validate_hash: Check files against this hash of the index, or the first that it has (True).
         keep_zip: Must be False: only decompressed shards are cached.
         epoch_size: Samples of an epoch, a number or such as ``"100k"``; the next epoch goes on where the last one
             stopped in each stream, and begins it anew when all its samples have come. Default: all samples once, or
             what the weights of the streams say.
-        predownload: How many samples each worker looks ahead for shards to fetch. Default: ``8 * batch_size``, or 64.
-        cache_limit: The most that the cache may hold, in bytes or as ``"50gb"``. Default: no limit.
+        predownload: How many samples each worker looks ahead for shards to fetch, rounded up to whole shards. Default:
+            4 shards.
+        cache_limit: The most that the cache may hold, in bytes or as ``"50gb"``. Default: see `NodeCache`.
         batch_size: Samples per rank and batch.
         shuffle: Shuffle anew in every epoch.
         shuffle_algo: ``naive`` shuffles everything; ``py1s`` and ``py2s`` within one shard at a time; ``py1e`` and
@@ -90,8 +91,8 @@ class StreamingDataset(OrderedDataset[Record]):
         remote: str | os.PathLike[str] | None = None,
         local: str | os.PathLike[str] | None = None,
         split: str | None = None,
-        download_retry: int = 2,
-        download_timeout: float = 60,
+        download_retry: int | None = None,
+        download_timeout: float | None = None,
         validate_hash: str | bool | None = None,
         keep_zip: bool = False,
         epoch_size: int | str | None = None,
@@ -117,27 +118,36 @@ class StreamingDataset(OrderedDataset[Record]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        parts = _parts(streams, remote, local, split)
-        for part in parts:
-            check_options(
-                download_retry=part.download_retry or download_retry,
-                download_timeout=part.download_timeout or download_timeout,
-                keep_zip=part.keep_zip or keep_zip,
-                sampling_method=sampling_method,
-                sampling_granularity=sampling_granularity,
-                partition_algo=partition_algo,
-                num_canonical_nodes=num_canonical_nodes,
-                replication=replication,
-                stream_name=stream_name,
-                stream_config=stream_config,
-                samples_left_out=streams is not None or epoch_size is not None,
-            )
+        check_options(
+            predownload=predownload,
+            keep_zip=keep_zip,
+            sampling_method=sampling_method,
+            sampling_granularity=sampling_granularity,
+            partition_algo=partition_algo,
+            num_canonical_nodes=num_canonical_nodes,
+            replication=replication,
+            stream_name=stream_name,
+            stream_config=stream_config,
+            samples_left_out=streams is not None or epoch_size is not None,
+        )
+        whole = Stream(
+            remote=remote,
+            local=local,
+            split=split,
+            download_retry=download_retry,
+            download_timeout=download_timeout,
+            validate_hash=validate_hash,
+        )
+        parts = _parts(streams, whole)
         sources = [
-            _open(
+            open_stream(
                 part,
+                whole,
                 columns=columns,
-                validate_hash=part.validate_hash or validate_hash or False,
+                cache_limit=cache_limit,
+                predownload=predownload,
                 allow_unsafe_types=allow_unsafe_types,
+                storage_options=storage_options,
             )
             for part in parts
         ]
@@ -218,37 +228,11 @@ class StreamingDataset(OrderedDataset[Record]):
         return (self[index] for index in plan.ids.tolist())
 
 
-def _parts(
-    streams: Sequence[Stream] | None,
-    remote: str | os.PathLike[str] | None,
-    local: str | os.PathLike[str] | None,
-    split: str | None,
-) -> Sequence[Stream]:
+def _parts(streams: Sequence[Stream] | None, whole: Stream) -> Sequence[Stream]:
     if streams is None:
-        return [Stream(remote=remote, local=local, split=split)]
-    if remote is not None or local is not None or split is not None:
+        return [whole]
+    if whole.remote is not None or whole.local is not None or whole.split is not None:
         raise ValueError("Give either streams, or remote, local and split, which then belong to each stream.")
     if not streams:
         raise ValueError("streams must list at least one stream.")
     return streams
-
-
-def _open(part: Stream, *, columns: Sequence[str] | None, validate_hash: str | bool, allow_unsafe_types: bool) -> MDS:
-    path = part.remote if part.remote is not None else part.local
-    if path is None:
-        raise ValueError("Give remote, the URL of the dataset, or local, its folder on this machine.")
-    source = MDS(
-        os.fspath(path),
-        split=part.split,
-        columns=columns,
-        validate_hash=validate_hash,
-        allow_pickle=allow_unsafe_types,
-        decoded=True,
-    )
-    unsafe = [name for name, encoding in source.encodings.items() if encoding == "pkl"]
-    if unsafe and not allow_unsafe_types:
-        raise ValueError(
-            f"The column {unsafe[0]!r} holds pickles, which can run any code when they are read. If the data is "
-            "your own, pass allow_unsafe_types=True; else leave the column out with columns=[...]."
-        )
-    return source

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_options", "window_of"]
+__all__ = ["KEEP_ZIP", "check_options", "check_positive", "window_of"]
 
+KEEP_ZIP = (
+    "keep_zip=True is not supported: the cache holds only decompressed shards, one copy of each; to keep the files as "
+    "they are stored, copy the dataset to a folder and open that."
+)
 _BLOCK_SAMPLES = 1 << 18
 _PARTITION_ALGOS = ("orig", "relaxed")
 _SAMPLING_METHODS = ("balanced", "fixed")
@@ -19,8 +23,7 @@ _SHUFFLE_ALGOS = ("naive", "py1br", "py1e", "py1s", "py2s")
 
 def check_options(
     *,
-    download_retry: int,
-    download_timeout: float,
+    predownload: int | None,
     keep_zip: bool,
     sampling_method: str,
     sampling_granularity: int,
@@ -36,15 +39,11 @@ def check_options(
     Raises:
         ValueError: If an argument is out of range or refused.
     """
-    _check_positive(download_retry=download_retry, download_timeout=download_timeout)
-    _check_positive(num_canonical_nodes=num_canonical_nodes, replication=replication)
+    check_positive(predownload=predownload, num_canonical_nodes=num_canonical_nodes, replication=replication)
     _check_choice("partition_algo", partition_algo, _PARTITION_ALGOS)
     _check_choice("sampling_method", sampling_method, _SAMPLING_METHODS)
     if keep_zip:
-        raise ValueError(
-            "keep_zip=True is not supported: the cache holds only decompressed shards, one copy of each; to keep the "
-            "files as they are stored, copy the dataset to a folder and open that."
-        )
+        raise ValueError(KEEP_ZIP)
     if sampling_granularity != 1:
         raise ValueError(
             f"sampling_granularity={sampling_granularity} is not supported: samples are drawn one by one, and the "
@@ -74,7 +73,7 @@ def window_of(algo: str, block_samples: int | None, shard_sizes: npt.NDArray[np.
         ValueError: If there is no such algorithm, or the block is not positive.
     """
     _check_choice("shuffle_algo", algo, _SHUFFLE_ALGOS)
-    _check_positive(shuffle_block_size=block_samples)
+    check_positive(shuffle_block_size=block_samples)
     if algo == "naive":
         return None
     if algo in ("py1s", "py2s"):
@@ -88,7 +87,12 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
 
 
-def _check_positive(**values: float | None) -> None:
+def check_positive(**values: float | None) -> None:
+    """Refuse what is given and not above 0.
+
+    Raises:
+        ValueError: With the name of the argument.
+    """
     for name, value in values.items():
         if value is not None and value <= 0:
             raise ValueError(f"{name} must be above 0, got {value}.")

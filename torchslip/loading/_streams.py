@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from torchslip.loading._streaming_options import KEEP_ZIP, check_positive
 from torchslip.order import Batching
 from torchslip.sources import MDS, Mixture, mix
+from torchslip.storage import NodeCache
 
-__all__ = ["Stream", "mix_streams"]
+__all__ = ["Stream", "mix_streams", "open_stream"]
 
 _BATCHING: dict[str, Batching] = {"random": "random", "stratified": "stratified", "per_stream": "per_source"}
 
@@ -28,7 +32,7 @@ class Stream:
         repeat: How often the samples of the stream come in an epoch, such as 0.5 or 2. Default: once.
         choose: How many samples of the stream make an epoch.
         download_retry: Attempts to read a remote file.
-        download_timeout: Seconds to wait for an answer of the remote.
+        download_timeout: Seconds after which reading a remote file fails.
         validate_hash: Check files against this hash of the index, or the first that it has (True).
         keep_zip: Must be False or None.
     """
@@ -48,6 +52,63 @@ class Stream:
         given = [name for name in ("proportion", "repeat", "choose") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"A stream has at most one of proportion, repeat and choose; got {' and '.join(given)}.")
+        check_positive(download_retry=self.download_retry, download_timeout=self.download_timeout)
+        if self.keep_zip:
+            raise ValueError(KEEP_ZIP)
+
+
+def open_stream(
+    part: Stream,
+    whole: Stream,
+    *,
+    columns: Sequence[str] | None,
+    cache_limit: int | str | None,
+    predownload: int | None,
+    allow_unsafe_types: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> MDS:
+    """The dataset of a stream, its columns decoded.
+
+    Args:
+        part: The stream.
+        whole: Holds where `part` says nothing.
+        columns: Only these columns.
+        cache_limit: The budget of the cache.
+        predownload: How many samples to look ahead for shards to fetch.
+        allow_unsafe_types: Unpickle ``pkl`` columns.
+        storage_options: For fsspec.
+
+    Raises:
+        FileNotFoundError: If there is no ``index.json``.
+        FormatError: If it is not an index.
+        ValueError: If there is no place, or a column of pickles that was not asked for.
+    """
+    path = part.remote if part.remote is not None else part.local
+    if path is None:
+        raise ValueError("Give remote, the URL of the dataset, or local, its folder on this machine.")
+    retry = {
+        "attempts": part.download_retry or whole.download_retry,
+        "deadline_seconds": part.download_timeout or whole.download_timeout,
+    }
+    source = MDS(
+        path,
+        split=part.split,
+        columns=columns,
+        cache=NodeCache(part.local if part.remote is not None else None, budget_bytes=cache_limit),
+        validate_hash=part.validate_hash or whole.validate_hash or False,
+        allow_pickle=allow_unsafe_types,
+        decoded=True,
+        storage_options={"retry": {name: value for name, value in retry.items() if value}, **(storage_options or {})},
+    )
+    if predownload is not None and len(source):
+        source.prefetch = math.ceil(predownload / float(source.shard_sizes.mean()))
+    unsafe = [name for name, encoding in source.encodings.items() if encoding == "pkl"]
+    if unsafe and not allow_unsafe_types:
+        raise ValueError(
+            f"The column {unsafe[0]!r} holds pickles, which can run any code when they are read. If the data is your "
+            "own, pass allow_unsafe_types=True; else leave the column out with columns=[...]."
+        )
+    return source
 
 
 def mix_streams(

@@ -93,6 +93,17 @@ class Concatenated:
                 records[row] = record
         return records
 
+    def prepare(self, indices: Sequence[int], counts: Sequence[int]) -> bool:
+        """Pass on to each source what comes next of it. See `Source`."""
+        ids, of = np.asarray(indices, np.int64), np.asarray(counts, np.int64)
+        numbers = np.searchsorted(self.starts, ids, side="right") - 1
+        wanted = False
+        for number, source in enumerate(self.sources):
+            if (prepare := getattr(source, "prepare", None)) is not None:
+                here = numbers == number
+                wanted |= prepare(ids[here] - self.starts[number], of[here])
+        return wanted
+
     def _fetch_from(self, number: int, indices: list[int]) -> list[Record]:
         try:
             records = self.sources[number].fetch(indices)

@@ -105,7 +105,8 @@ class MDS:
         self._files = ShardFiles(self.folder, cache, validate_hash, version)
         # Whether every shard is mapped where it lies, so that nothing need be known of what comes next.
         self._in_place = local and not any(layout.compression for layout in self._index.layouts)
-        self._prefetch = prefetch
+        self.prefetch = prefetch
+        """How many shards to fetch ahead; changes count until the first record is read."""
         self._cached: CachedShards | None = None
         self._places: dict[int, Place] = {}
         self._allow_pickle = allow_pickle
@@ -233,7 +234,7 @@ class MDS:
     def _shards(self) -> CachedShards:
         # Threads do not survive a fork.
         if self._cached is None or self._cached.pid != os.getpid():
-            self._cached = CachedShards(self._index, self._files, self._prefetch)
+            self._cached = CachedShards(self._index, self._files, self.prefetch)
         return self._cached
 
     def _close(self, shards: Iterable[int]) -> None:
