@@ -1,7 +1,23 @@
-"""Where bytes live: folders on this machine and URLs that fsspec knows."""
+"""Where bytes live: folders on this machine, URLs that fsspec knows, and snapshots of what is there."""
 
 from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, is_remote, open_folder
+from torchslip.storage._link import has_state
+from torchslip.storage._resolve import resolve
 from torchslip.storage._retry import Retry
+from torchslip.storage._selection import LabelMode
+from torchslip.storage._snapshot import Snapshot
 from torchslip.storage._stat import FileStat
 
-__all__ = ["TEMPORARY_PREFIX", "FileStat", "Folder", "LocalFolder", "Retry", "is_remote", "open_folder"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "FileStat",
+    "Folder",
+    "LabelMode",
+    "LocalFolder",
+    "Retry",
+    "Snapshot",
+    "has_state",
+    "is_remote",
+    "open_folder",
+    "resolve",
+]

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from torchslip.errors import StorageError, TorchslipError
 from torchslip.storage._fsspec import FsspecClient
+from torchslip.storage._listing import Entry
 from torchslip.storage._retry import Retry, of_network
 from torchslip.storage._s3 import S3_SCHEMES, S3Client
 from torchslip.storage._stat import FileStat, check_range
@@ -86,15 +87,33 @@ class RemoteFolder:
         """See `Folder`."""
         self._run("Writing", name, lambda client, left: client.write(name, data, left))
 
-    def upload(self, path: Path) -> None:
+    def write_if(self, name: str, data: bytes, *, etag: str | None = None) -> bool:
+        """See `Folder`. An attempt whose answer was lost may have succeeded, and is then reported as a failure."""
+        return self._run("Writing", name, lambda client, left: client.write_if(name, data, etag, left))
+
+    def upload(self, path: Path, name: str | None = None) -> None:
         """See `Folder`. A second for each MiB is added to the deadline, which would not let large files through."""
         extra = path.stat().st_size / 2**20
-        self._run("Writing", path.name, lambda client, left: client.upload(path, path.name, left + extra))
+        name = name or path.name
+        self._run("Writing", name, lambda client, left: client.upload(path, name, left + extra))
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Folder`."""
         for name in names:
             self._run("Removing", name, functools.partial(_remove, name))
+
+    def entries(self, *, recursive: bool = True) -> Iterator[Entry]:
+        """See `Folder`. The deadline holds for each page of the list."""
+        todo = [""]
+        while todo:
+            place = todo.pop()
+            found, more = self._run("Listing", "", functools.partial(_list_page, place, recursive))
+            yield from found
+            todo += more
+
+    def read_whole(self, name: str) -> tuple[bytes, FileStat | None]:
+        """The bytes of a file, and which version of it they are, if the storage tells with one request."""
+        return self._run("Reading", name, lambda client, left: client.read_whole(name, left))
 
     def _run(self, verb: str, name: str, attempt: Callable[[FsspecClient, float], T]) -> T:
         url = f"{self.url}/{name}" if name else self.url
@@ -114,6 +133,10 @@ class RemoteFolder:
     def _client(self) -> FsspecClient:
         kind = S3Client if self.url.startswith(tuple(f"{scheme}://" for scheme in S3_SCHEMES)) else FsspecClient
         return kind(self.url, self._options)
+
+
+def _list_page(place: str, recursive: bool, client: FsspecClient, left: float) -> tuple[list[Entry], list[str]]:
+    return client.page(place, recursive, left)
 
 
 def _remove(name: str, client: FsspecClient, left: float) -> None:

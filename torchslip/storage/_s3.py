@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchslip.storage._fsspec import FsspecClient, filesystem_of
+from torchslip.storage._listing import Entry
 from torchslip.storage._retry import WrongAnswerError, http_status
 from torchslip.storage._stat import FileStat, too_short
 
@@ -47,11 +48,7 @@ class S3Client(FsspecClient):
         answer = self._call("head_object", seconds, Key=self._prefix + name)
         return _stat_of(answer, answer["ContentLength"])
 
-    def read(self, name: str, seconds: float) -> bytes:
-        return self.read_whole(name, seconds)[0]
-
-    def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat]:
-        """All bytes of an object, and which version of it they are."""
+    def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat | None]:
         data, answer = self._get(name, seconds, ChecksumMode="ENABLED")
         return data, _stat_of(answer, len(data))
 
@@ -68,6 +65,30 @@ class S3Client(FsspecClient):
                 raise too_short(f"{self._url}/{name}", int(total), start, stop)
             raise WrongAnswerError(f"{len(data)} bytes came instead of {stop - start}")
         return data, _stat_of(answer, int(total) if total.isdigit() else len(data))
+
+    def write_if(self, name: str, data: bytes, etag: str | None, seconds: float) -> bool:
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            self._call("put_object", seconds, Key=self._prefix + name, Body=data, **condition)
+        except OSError as error:
+            # 404: the version to replace is gone. 409: another writer was quicker.
+            if isinstance(error, FileExistsError) or http_status(error) in (404, 409, 412):
+                return False
+            raise
+        return True
+
+    def page(self, place: str, recursive: bool, seconds: float) -> tuple[list[Entry], list[str]]:
+        arguments = {"ContinuationToken": place} if place else {}
+        if not recursive:
+            arguments["Delimiter"] = "/"
+        answer = self._call("list_objects_v2", seconds, Prefix=self._prefix, **arguments)
+        # A key that ends in a slash is what consoles make to show an empty folder.
+        entries = [
+            (each["Key"][len(self._prefix) :], _stat_of(each, each["Size"]))
+            for each in answer.get("Contents", [])
+            if not each["Key"].endswith("/")
+        ]
+        return entries, [answer["NextContinuationToken"]] if answer.get("IsTruncated") else []
 
     def _call(self, method: str, seconds: float, **arguments: Any) -> Any:
         return self._fs.call_s3(method, Bucket=self._bucket, timeout=seconds, **arguments)
