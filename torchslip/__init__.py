@@ -30,11 +30,12 @@ from torchslip.decode import (
     ResizeShortCropLong,
     View,
 )
-from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
+from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, StorageError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, collate
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
-from torchslip.sources import MDS, ImageFolder, Source, open
+from torchslip.sources import MDS, ImageFolder, Objects, Source, open
+from torchslip.storage import Snapshot, resolve
 
 __version__ = "0.1.0"
 
@@ -51,6 +52,7 @@ __all__ = [
     "ImageMapDataset",
     "MDSWriter",
     "MissingDependencyError",
+    "Objects",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",
@@ -58,12 +60,15 @@ __all__ = [
     "SampleError",
     "Sequential",
     "Shuffled",
+    "Snapshot",
     "Source",
     "StateError",
+    "StorageError",
     "Subset",
     "TorchslipError",
     "View",
     "collate",
     "merge_index",
     "open",
+    "resolve",
 ]

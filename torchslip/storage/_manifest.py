@@ -33,7 +33,7 @@ import mmap
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -243,10 +243,22 @@ class Manifest:
         """The labels of objects, int64; only with labels."""
         return self._label_of_run[np.searchsorted(self._runs, indices, side="right") - 1]
 
-    def rows(self) -> Iterator[tuple[bytes, int, bytes]]:
-        """Key, size and version of all objects."""
-        for index in range(self.objects):
-            yield self.key_bytes(index), int(self.sizes[index]), self.version(index)
+    def ends_with(self, suffixes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether each key ends in one of `suffixes`, which are lower case, in any case of ASCII: bool ``[len]``."""
+        keys = np.frombuffer(self._data, "u1", offset=self._keys_at)
+        lengths = np.diff(self._ends.astype(np.int64), prepend=0)
+        found = np.zeros(self.objects, bool)
+        for wanted in map(str.encode, suffixes):
+            same = lengths >= len(wanted)
+            ends = self._ends[same].astype(np.int64)
+            for place, letter in enumerate(wanted):
+                found_letters = keys[ends - len(wanted) + place]
+                upper = ord(bytes([letter]).upper())
+                matches = (found_letters == letter) | (found_letters == upper)
+                same[same] = matches
+                ends = ends[matches]
+            found |= same
+        return found
 
 
 def read_pins(path: Path, objects: int) -> npt.NDArray[np.uint64]:

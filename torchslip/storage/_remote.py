@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,6 +59,11 @@ class RemoteFolder:
         """See `Folder`."""
         return self._run("Reading", name, lambda client, left: client.read(name, left))
 
+    def read_whole(self, name: str) -> tuple[bytes, FileStat]:
+        """See `Folder`."""
+        data, found = self._run("Reading", name, lambda client, left: client.read_whole(name, left))
+        return data, found or dataclasses.replace(self.stat(name), bytes=len(data))
+
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """See `Folder`."""
         return self._read_range(name, start, stop)[0]
@@ -110,10 +116,6 @@ class RemoteFolder:
             found, more = self._run("Listing", "", functools.partial(_list_page, place, recursive))
             yield from found
             todo += more
-
-    def read_whole(self, name: str) -> tuple[bytes, FileStat | None]:
-        """The bytes of a file, and which version of it they are, if the storage tells with one request."""
-        return self._run("Reading", name, lambda client, left: client.read_whole(name, left))
 
     def _run(self, verb: str, name: str, attempt: Callable[[FsspecClient, float], T]) -> T:
         url = f"{self.url}/{name}" if name else self.url

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from torchslip.errors import StorageError
-from torchslip.storage._folder import Folder, open_folder
+from torchslip.storage._folder import Folder, is_remote, open_folder
 from torchslip.storage._manifest import NO_VERSION, Manifest, content_version, pin_of, read_pins
 from torchslip.storage._snapshot_store import SnapshotStore, place_of
 from torchslip.storage._stat import FileStat
@@ -33,6 +33,7 @@ class Snapshot:
         self.hash = digest
         self._store = store
         self._options = dict(options)
+        self._folder = open_folder(base, self._options)
         self._opened: tuple[Manifest, npt.NDArray[np.uint64] | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -52,10 +53,10 @@ class Snapshot:
     @property
     def folder(self) -> Folder:
         """Where the objects lie; it takes their keys as names."""
-        return open_folder(self.base, self._options)
+        return self._folder
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Of all objects together."""
         return self._manifest.bytes
 
@@ -89,6 +90,26 @@ class Snapshot:
     def url(self, index: int) -> str:
         """The path or URL of an object."""
         return f"{self.base}/{self.key(index)}"
+
+    def ends_with(self, suffixes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Whether each key ends in one of `suffixes`, which are lower case, in any case of letters: bool ``[len]``."""
+        return self._manifest.ends_with(suffixes)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of an object, if they are still those that the snapshot means.
+
+        Raises:
+            StorageError: If it cannot be read, or has changed.
+            FileNotFoundError: If it is gone.
+        """
+        data, found = self.folder.read_whole(self.key(index))
+        self.check(index, found)
+        return data
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the objects lie on another machine or in an object store."""
+        return is_remote(self.base)
 
     def check(self, index: int, found: FileStat) -> None:
         """Compare what is there now with what was there when the snapshot was taken.
