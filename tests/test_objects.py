@@ -94,7 +94,7 @@ def test_what_changed_since_the_snapshot_is_an_error_and_never_other_bytes(reque
     folder.write("00-baseline.jpg", bytes(int(size)))  # as large as before
     folder.write("01-progressive.jpg", b"other")
     folder.remove(["02-full_chroma.jpg"])
-    for index, reason in ((0, "changed since the snapshot"), (1, "it has 5 bytes and had"), (2, "(?i)no such")):
+    for index, reason in ((0, "changed since the snapshot"), (1, "it has 5 bytes and had"), (2, "[Nn]o such")):
         with pytest.raises(SampleError, match=f"(?s)Sample {index} cannot be read.*{reason}"):
             source.fetch([index, 3])
     fresh = ts.Objects(f"{base}@refresh")

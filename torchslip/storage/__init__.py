@@ -1,7 +1,7 @@
 """Where bytes live: folders on this machine, URLs that fsspec knows, and snapshots of what is there."""
 
 from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, is_remote, open_folder
-from torchslip.storage._link import has_state
+from torchslip.storage._link import Link, has_state, parse_link
 from torchslip.storage._resolve import resolve
 from torchslip.storage._retry import Retry
 from torchslip.storage._selection import LabelMode
@@ -13,11 +13,13 @@ __all__ = [
     "FileStat",
     "Folder",
     "LabelMode",
+    "Link",
     "LocalFolder",
     "Retry",
     "Snapshot",
     "has_state",
     "is_remote",
     "open_folder",
+    "parse_link",
     "resolve",
 ]
