@@ -1,4 +1,4 @@
-"""Random records from MDS shards, and opening 100,000 of them: torchslip against mosaicml-streaming, in one run.
+"""Random records from MDS shards, and opening 100,000 of them, against mosaicml-streaming and LitData, in one run.
 
 Fetching
 --------
@@ -9,6 +9,8 @@ same for everyone:
 * ``torchslip``: ``MDS(root).fetch(ids)`` for 64 ids at a time, as a worker's share of a batch; whole records.
 * ``torchslip-image``: the same with ``columns=["image"]``.
 * ``mosaicml-streaming``: ``LocalDataset(root)[id]``, which it offers for one record at a time; whole records.
+* ``litdata``: ``StreamingDataset(root)[id]``, one record at a time as well, from chunks of 64 MiB of its own format
+  that hold the same records; gives views of the mapped chunk instead of bytes.
 * ``mmap-loop``: a bare loop that copies each sample out of memory-mapped shards, 64 in a list at a time; what the
   machine allows in Python, without looking into the samples.
 
@@ -26,8 +28,8 @@ length, and by how much the resident set grew since the imports, at its peak and
 
 Trials of all contenders are interleaved, in an order that is shuffled (seeded) in each repetition. Ratios are taken
 within a repetition; the table has the median, the smallest and the largest. **Only ratios of one run mean anything**
-on a shared machine. The peer lives in its own environment: ``--mosaic-python``, see docs/development.md; without it,
-it is left out.
+on a shared machine. The peers live in an environment of their own: ``--mosaic-python``, see docs/development.md;
+without it, they are left out.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ from _machine import commit, describe_machine, usable_cores, versions
 
 RECORDS, MEAN_BYTES, BATCH, PASSES = 10_000, 43_000, 64, 4
 SHARDS = 100_000
-FETCHERS = ("torchslip", "torchslip-image", "mosaicml-streaming", "mmap-loop")
+FETCHERS = ("torchslip", "torchslip-image", "mosaicml-streaming", "litdata", "mmap-loop")
 OPENERS = ("torchslip", "mosaicml-streaming")
+PEERS = ("mosaicml-streaming", "litdata")
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -70,6 +73,18 @@ def write_records(root: Path) -> None:
     with MDSWriter(columns={"image": "bytes", "label": "int"}, out=root) as writer:
         for row in rows():
             writer.write(row)
+
+
+def write_chunks(root: Path) -> None:
+    """The same records as LitData has them; runs where it is installed."""
+    from litdata.streaming.cache import Cache
+
+    root.mkdir()
+    cache = Cache(str(root), chunk_bytes=64 << 20)
+    for index, row in enumerate(rows()):
+        cache[index] = row
+    cache.done()
+    cache.merge()
 
 
 def write_index(root: Path, count: int) -> None:
@@ -91,6 +106,10 @@ def open_dataset(name: str, root: Path) -> Any:
         from streaming import LocalDataset
 
         return LocalDataset(str(root))
+    if name == "litdata":
+        from litdata import StreamingDataset
+
+        return StreamingDataset(str(root.parent / "chunks"))
     from torchslip.sources import MDS
 
     return MDS(root, columns=["image"] if name == "torchslip-image" else None)
@@ -126,7 +145,7 @@ def mmap_loop(root: Path) -> Callable[[list[int]], list[bytes]]:
 
 def time_fetch(name: str, root: Path) -> dict[str, Any]:
     read = fetcher(name, root)
-    step = 1 if name == "mosaicml-streaming" else BATCH
+    step = 1 if name in PEERS else BATCH
     seconds = []
     for number in range(PASSES):
         ids = list(range(RECORDS))
@@ -164,7 +183,7 @@ def memory_mib(key: str) -> float:
 def run_trial(python: str, kind: str, name: str, work: Path) -> dict[str, Any]:
     command = [python, __file__, "--trial", kind, name, "--work", str(work)]
     environment = dict(os.environ)
-    if name == "mosaicml-streaming":
+    if name in PEERS:
         environment.pop("PYTHONPATH", None)
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     if done.returncode:
@@ -204,7 +223,10 @@ def main() -> None:
         kind, name = options.trial
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, usable_cores()[-1:])
-        if kind == "fetch":
+        if kind == "write":
+            write_chunks(options.work / "chunks")
+            print("{}")
+        elif kind == "fetch":
             print(json.dumps(time_fetch(name, options.work / "records")))
         else:
             print(json.dumps(time_open(name, options.work / "index")))
@@ -230,7 +252,7 @@ def main() -> None:
             "commit": commit(),
             "versions": versions("torchslip", "numpy", "torch") | peer_versions(options.mosaic_python),
             "options": {"repetitions": options.repetitions, "records": RECORDS, "batch": BATCH, "shards": SHARDS},
-            "left_out": [] if options.mosaic_python else ["mosaicml-streaming"],
+            "left_out": [] if options.mosaic_python else list(PEERS),
             "results": results,
             "trials": trials,
         }
@@ -244,13 +266,15 @@ def measure(work: Path, mosaic_python: str | None, repetitions: int) -> list[dic
     write_index(work / "small", 1)
     contenders = [("fetch", name) for name in FETCHERS] + [("open", name) for name in OPENERS]
     if mosaic_python is None:
-        contenders = [(kind, name) for kind, name in contenders if name != "mosaicml-streaming"]
+        contenders = [(kind, name) for kind, name in contenders if name not in PEERS]
+    else:
+        run_trial(mosaic_python, "write", "litdata", work)
     rng = random.Random(0)
     trials = []
     for _ in range(repetitions):
         rng.shuffle(contenders)
         for kind, name in contenders:
-            python = mosaic_python if name == "mosaicml-streaming" and mosaic_python else sys.executable
+            python = mosaic_python if name in PEERS and mosaic_python else sys.executable
             trials.append(run_trial(python, kind, name, work))
     return trials
 
@@ -258,9 +282,9 @@ def measure(work: Path, mosaic_python: str | None, repetitions: int) -> list[dic
 def peer_versions(mosaic_python: str | None) -> dict[str, str]:
     if mosaic_python is None:
         return {}
-    code = "import importlib.metadata as m; print(m.version('mosaicml-streaming'))"
+    code = f"import importlib.metadata as m, json; print(json.dumps({{name: m.version(name) for name in {PEERS}}}))"
     found = subprocess.run([mosaic_python, "-c", code], check=True, capture_output=True, text=True).stdout
-    return {"mosaicml-streaming": found.strip()}
+    return dict(json.loads(found))
 
 
 if __name__ == "__main__":

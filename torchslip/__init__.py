@@ -31,7 +31,7 @@ from torchslip.decode import (
     View,
 )
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, StorageError, TorchslipError
-from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, collate
+from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, StreamingDataset, collate
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
 from torchslip.sources import MDS, ImageFolder, Objects, Source, open
@@ -64,6 +64,7 @@ __all__ = [
     "Source",
     "StateError",
     "StorageError",
+    "StreamingDataset",
     "Subset",
     "TorchslipError",
     "View",

@@ -10,6 +10,8 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from torchslip.loading._dataset import ImageDataset
 from torchslip.loading._map_dataset import ImageMapDataset, collate
+from torchslip.loading._ordered import OrderedDataset
+from torchslip.loading._streaming import StreamingDataset
 from torchslip.order import Cursor, DistributedBatchSampler
 
 __all__ = ["DataLoader"]
@@ -28,10 +30,12 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     next epoch by itself.
 
     Takes every argument of torch's. An `ImageDataset` makes its own batches, so ``batch_size`` defaults to None; an
-    `ImageMapDataset` needs a `DistributedBatchSampler` as ``batch_sampler`` if states are wanted.
+    `ImageMapDataset` needs a `DistributedBatchSampler` as ``batch_sampler`` if states are wanted. A `StreamingDataset`
+    and its loader have one batch size: give it to either.
 
     Raises:
-        ValueError: If a `batch_size` is given for a dataset that makes its own batches.
+        ValueError: If a `batch_size` is given for a dataset that makes its own batches, or another one than the
+            dataset's.
     """
 
     def __init__(self, dataset: torch.utils.data.Dataset[Any], *args: Any, **kwargs: Any) -> None:
@@ -47,6 +51,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                     "torch.utils.data.DataLoader(dataset, batch_size=N) for single samples."
                 )
             kwargs["batch_size"] = None
+        elif isinstance(dataset, StreamingDataset):
+            args, kwargs = _with_one_batch_size(dataset, args, kwargs)
         elif isinstance(dataset, ImageMapDataset):
             kwargs.setdefault("collate_fn", collate)
         super().__init__(dataset, *args, **kwargs)
@@ -122,13 +128,13 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         cursor = Cursor.from_state_dict(state, expected=stateful.fingerprints)
         self._epoch, self._start, self._delivered, self._pass = cursor.epoch, cursor.position, 0, "loaded"
 
-    def _stateful(self) -> ImageDataset | DistributedBatchSampler | None:
+    def _stateful(self) -> OrderedDataset[Any] | DistributedBatchSampler | None:
         for each in (self.dataset, self.batch_sampler):
-            if isinstance(each, ImageDataset | DistributedBatchSampler):
+            if isinstance(each, OrderedDataset | DistributedBatchSampler):
                 return each
         return None
 
-    def _upcoming(self, stateful: ImageDataset | DistributedBatchSampler) -> tuple[int, int]:
+    def _upcoming(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> tuple[int, int]:
         """Where the next pass begins: what the loader would do, unless the dataset or sampler was told otherwise."""
         begun = self._pass == "begun"
         own = (self._epoch + 1, 0) if begun else (self._epoch, self._start)
@@ -136,6 +142,22 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         not_yet = (self._epoch, self._start) if begun and not self._delivered else own
         return own if stateful.upcoming in (own, not_yet) else stateful.upcoming
 
-    def _state(self, stateful: ImageDataset | DistributedBatchSampler) -> dict[str, Any]:
+    def _state(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> dict[str, Any]:
         position = stateful.share.end(self._start, self._delivered)
         return Cursor(self._epoch, position, stateful.fingerprints).state_dict()
+
+
+def _with_one_batch_size(
+    dataset: StreamingDataset, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The loader's arguments with the batch size of the dataset, or the dataset with that of the loader."""
+    given = args[0] if args else kwargs.get("batch_size")
+    if dataset.batch_size is None:
+        dataset.batch_size = given
+    size = dataset.batch_size
+    if size is None or given not in (None, size):
+        raise ValueError(
+            f"A StreamingDataset and its loader have one batch size; the dataset has {size}, the loader {given}. Give "
+            "batch_size to one of them."
+        )
+    return args[1:], kwargs | {"batch_size": size}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.data import get_worker_info
 
+from torchslip.loading._slabs import empty_slab, slabs_available
+
 __all__ = ["empty_pictures"]
 
 
@@ -14,10 +16,11 @@ def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
     In a worker process it lies in shared memory from the start, as `default_collate` does it, so that handing the
     batch to the main process copies nothing.
     """
-    shape = (count, height, width, 3)
-    bytes_needed = count * height * width * 3
-    if get_worker_info() is None or not bytes_needed:
-        return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
-    storage = torch.UntypedStorage._new_shared(bytes_needed, device="cpu")  # type: ignore[no-untyped-call]
+    if get_worker_info() is None or not count * height * width:
+        return torch.empty((count, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    # Pictures of different sizes come one by one; a slab only pays where the next batch has the same size.
+    if count > 1 and slabs_available():
+        return empty_slab((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
+    storage = torch.UntypedStorage._new_shared(count * height * width * 3, device="cpu")  # type: ignore[no-untyped-call]
     memory: torch.Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return memory.view(shape).permute(0, 3, 1, 2)
+    return memory.view(count, height, width, 3).permute(0, 3, 1, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import struct
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from torchslip.sources.mds import (
     parse_compression,
     parse_encoding,
 )
-from torchslip.storage import LocalFolder, open_folder
+from torchslip.storage import LocalFolder, open_folder, parse_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,7 +33,6 @@ __all__ = ["MDSWriter"]
 Place = str | os.PathLike[str]
 
 _MAX_BYTES = (1 << 32) - 1  # offsets are uint32
-_UNITS = {unit: 1024 ** (power + 1) for power, unit in enumerate(("kb", "mb", "gb", "tb", "pb", "eb", "zb", "yb"))}
 
 
 class MDSWriter:
@@ -290,20 +288,13 @@ def _places(out: Place | tuple[Place, Place], remote: Place | None) -> tuple[Pat
 
 
 def _parse_size(size: int | str) -> int:
-    """Bytes of ``"128mb"``, ``"0.5 gb"``, ``"4096b"`` or a number."""
-    value: float = -1
-    if isinstance(size, str):
-        match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([kmgtpezy]b)|(\d+)b?", size.strip().lower())
-        if match:
-            value = float(match[1]) * _UNITS[match[2]] if match[1] else int(match[3])
-    else:
-        value = size
-    if not 0 < value <= _MAX_BYTES:
+    number = parse_bytes(size)
+    if number is None or number > _MAX_BYTES:
         raise ValueError(
             "size_limit must be a number of bytes from 1 to 4294967295 (the offsets have 32 bits), or such as '64mb' "
             f"or '1.5gb'; got {size!r}."
         )
-    return int(value)
+    return number
 
 
 def _start_progress() -> Progress | None:

@@ -5,6 +5,7 @@ from torchslip.storage._link import Link, has_state, parse_link
 from torchslip.storage._resolve import resolve
 from torchslip.storage._retry import Retry
 from torchslip.storage._selection import LabelMode
+from torchslip.storage._size import parse_bytes
 from torchslip.storage._snapshot import Snapshot
 from torchslip.storage._stat import FileStat
 
@@ -20,6 +21,7 @@ __all__ = [
     "has_state",
     "is_remote",
     "open_folder",
+    "parse_bytes",
     "parse_link",
     "resolve",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,6 +59,7 @@ class MDS:
             True for the first that the index has. Sizes are always checked.
         allow_pickle: Unpickle ``pkl`` columns. A pickle can run any code: only for data of your own.
         image_columns: Columns of encoding ``bytes`` whose values are image files.
+        decoded: Give every value as it was written: PIL images instead of their bytes, numpy's own scalars, `Decimal`.
 
     Raises:
         FileNotFoundError: If there is no ``index.json``.
@@ -77,6 +77,7 @@ class MDS:
         validate_hash: bool | str = False,
         allow_pickle: bool = False,
         image_columns: Sequence[str] = (),
+        decoded: bool = False,
     ) -> None:
         self.root = Path(path) / (split or "")
         """The folder of the index."""
@@ -84,6 +85,7 @@ class MDS:
         _check_hashes(self._index, validate_hash, self.root)
         self._files = ShardFiles(self.root, Path(cache) if cache else default_cache(), validate_hash)
         self._allow_pickle = allow_pickle
+        self._decoded = decoded
         self._schema = _schema(self._index, self.root, columns, image_columns, allow_pickle)
         ends = np.cumsum(self._index.samples)
         self._unsigned_ends = ends.astype(np.uint64)
@@ -105,6 +107,12 @@ class MDS:
     def schema(self) -> Schema:
         """The columns that are read, and their kinds."""
         return dict(self._schema)
+
+    @property
+    def encodings(self) -> dict[str, str]:
+        """The encodings of the columns that are read, as the index has them."""
+        columns = dict(self._index.layouts[0].columns) if self._index.layouts else {}
+        return {name: columns[name] for name in self._schema}
 
     @property
     def fingerprint(self) -> str:
@@ -163,10 +171,12 @@ class MDS:
     def _plan(self, number: int) -> FieldPlan:
         if number not in self._plans:
             columns = self._index.layouts[number].columns
-            convert: dict[str, Callable[[bytes], Any]] = {
-                name: pickle.loads for name, encoding in columns if self._allow_pickle and encoding == "pkl"
-            }
             encodings = [(name, parse_encoding(encoding)) for name, encoding in columns]
+            convert: dict[str, Callable[[bytes], Any]] = {
+                name: encoding.decode
+                for name, encoding in encodings
+                if (self._allow_pickle if encoding.name == "pkl" else self._decoded)
+            }
             self._plans[number] = FieldPlan(encodings, self._schema, convert)
         return self._plans[number]
 
