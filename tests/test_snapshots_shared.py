@@ -32,7 +32,10 @@ class Place:
         return self.proxy.set(latency_seconds=seconds, only="prefix=data")
 
 
-@pytest.fixture(params=["disk", "bucket", "bucket without conditions"])
+KINDS = ["disk", "bucket", "bucket without conditions"]
+
+
+@pytest.fixture(params=KINDS[:2])
 def place(request, tmp_path, shared_proxy, s3_keys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("S3_ENDPOINT_URL", shared_proxy.url)
@@ -51,6 +54,7 @@ def resolve_in_child(link, options, barrier, results):
     handler.emit = lambda record: events.append(record.args["event"])
     logging.getLogger("torchslip.proof").addHandler(handler)
     logging.getLogger("torchslip.proof").setLevel(logging.INFO)
+    open_folder(options["store"]).names()  # the client is made before the start
     barrier.wait(DEADLINE)
     try:
         digest = ts.resolve(link, **options).hash
@@ -87,12 +91,16 @@ def wait_for(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("link", ["{base}", "{base}@refresh"])
+@pytest.mark.parametrize(
+    ("place", "link"),
+    [("disk", "{base}"), ("disk", "{base}@refresh"), ("bucket", "{base}@refresh"), (KINDS[2], "{base}")],
+    indirect=["place"],
+)
 def test_of_twelve_processes_one_lists_and_all_get_one_hash(place, link):
     if link.endswith("@refresh"):
         before = ts.resolve(place.base, store=place.store)
         open_folder(place.base).write("d", b"new")
-    place.make_listing_slow(3)
+    place.make_listing_slow(1.5)
     hashes, events = Crowd(12, link.format(base=place.base), store=place.store).finish()
     (digest,) = hashes
     assert ts.resolve(place.base, store=place.store).hash == digest
@@ -104,7 +112,7 @@ def test_of_twelve_processes_one_lists_and_all_get_one_hash(place, link):
 
 def test_a_refresh_never_gets_what_was_there_before_it_was_asked_for(place):
     before = ts.resolve(place.base, store=place.store)
-    faults = place.make_listing_slow(2)
+    faults = place.make_listing_slow(1)
     first = Crowd(1, f"{place.base}@refresh", store=place.store)
     wait_for(lambda: faults.seen)  # it holds the lease, and has listed nothing yet
     open_folder(place.base).write("d", b"new")
@@ -113,20 +121,21 @@ def test_a_refresh_never_gets_what_was_there_before_it_was_asked_for(place):
     assert first.finish()[0] == {second.hash}
 
 
+@pytest.mark.parametrize("place", KINDS, indirect=True)
 def test_who_is_killed_while_it_lists_keeps_the_others_no_longer_than_its_lease(place):
     faults = place.make_listing_slow(50)
-    crowd = Crowd(1, place.base, store=place.store, lease_seconds=2)
+    crowd = Crowd(1, place.base, store=place.store, lease_seconds=1)
     wait_for(lambda: faults.seen)
     os.kill(crowd.processes[0].pid, signal.SIGKILL)
     crowd.processes[0].join(DEADLINE)
     place.proxy.set()
-    hashes, events = Crowd(3, place.base, store=place.store, lease_seconds=2, timeout_seconds=20).finish()
+    hashes, events = Crowd(3, place.base, store=place.store, lease_seconds=1, timeout_seconds=20).finish()
     assert hashes == {ts.resolve(place.base, store=place.store).hash}
     assert listers(events) >= 1
 
 
 def test_who_lists_for_longer_than_a_lease_keeps_it(place):
-    faults = place.make_listing_slow(4)
+    faults = place.make_listing_slow(2.5)
     first = Crowd(1, place.base, store=place.store, lease_seconds=1)
     wait_for(lambda: faults.seen)
     hashes, events = Crowd(2, place.base, store=place.store, lease_seconds=1).finish()
@@ -135,7 +144,7 @@ def test_who_lists_for_longer_than_a_lease_keeps_it(place):
 
 
 def test_who_waits_too_long_gets_an_error_that_says_for_what(place):
-    faults = place.make_listing_slow(3)
+    faults = place.make_listing_slow(1)
     crowd = Crowd(1, place.base, store=place.store)
     wait_for(lambda: faults.seen)
     with pytest.raises(TimeoutError, match=f"Another process has been listing {place.base}"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -171,10 +171,9 @@ class Objects:
         try:
             return [task.result() for task in tasks]
         finally:
-            # After an error, nothing goes on behind the caller's back.
+            # After an error, those that have not begun never will. The others end by themselves and change nothing.
             for task in tasks:
                 task.cancel()
-            wait(tasks)
 
     def _read(self, number: int, index: int) -> bytes:
         try:

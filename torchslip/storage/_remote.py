@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -36,6 +37,10 @@ class RemoteFolder:
         self.url = f"{scheme}://{path.rstrip('/')}"
         self._options = dict(options)
         self._retry = retry
+        self._made: tuple[int, FsspecClient] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
 
     def __str__(self) -> str:
         return self.url
@@ -133,8 +138,11 @@ class RemoteFolder:
             raise StorageError(f"{verb} {url} failed: {type(error).__name__}: {error}") from error
 
     def _client(self) -> FsspecClient:
-        kind = S3Client if self.url.startswith(tuple(f"{scheme}://" for scheme in S3_SCHEMES)) else FsspecClient
-        return kind(self.url, self._options)
+        made = self._made
+        if made is None or made[0] != os.getpid():
+            kind = S3Client if self.url.startswith(tuple(f"{scheme}://" for scheme in S3_SCHEMES)) else FsspecClient
+            self._made = made = os.getpid(), kind(self.url, self._options)
+        return made[1]
 
 
 def _list_page(place: str, recursive: bool, client: FsspecClient, left: float) -> tuple[list[Entry], list[str]]:
