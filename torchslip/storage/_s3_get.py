@@ -106,11 +106,7 @@ class DirectReader:
         from botocore.awsrequest import AWSRequest
 
         deadline = time.monotonic() + seconds
-        headers = {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}  # there is none
-        if byte_range is None:
-            headers["x-amz-checksum-mode"] = "ENABLED"
-        else:
-            headers["Range"] = byte_range
+        headers = {"x-amz-checksum-mode": "ENABLED"} if byte_range is None else {"Range": byte_range}
         url = self._base + urllib.parse.quote(key, safe="/~")
         request = AWSRequest("GET", url, headers=headers)
         S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
