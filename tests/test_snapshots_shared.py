@@ -144,12 +144,13 @@ def test_who_lists_for_longer_than_a_lease_keeps_it(place):
 
 
 def test_who_waits_too_long_gets_an_error_that_says_for_what(place):
-    faults = place.make_listing_slow(1)
+    faults = place.make_listing_slow(50)
     crowd = Crowd(1, place.base, store=place.store)
     wait_for(lambda: faults.seen)
     with pytest.raises(TimeoutError, match=f"Another process has been listing {place.base}"):
         ts.resolve(place.base, store=place.store, timeout_seconds=0.2)
-    crowd.finish()
+    crowd.processes[0].kill()
+    crowd.processes[0].join(DEADLINE)
 
 
 def test_who_fails_to_list_lets_the_next_one_try(place):
