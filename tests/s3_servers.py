@@ -78,9 +78,10 @@ def make_bucket(url: str) -> str:
 
 @dataclass
 class Faults:
-    """What happens to every n-th request of the methods that are named; 0 for never."""
+    """What happens to every n-th request of the chosen ones; 0 for never."""
 
     methods: tuple[str, ...] = ("GET",)
+    only: str = ""  # what the path and query must have in them
     latency_seconds: float = 0.0  # before every answer
     status: int = 503
     status_every: int = 0
@@ -100,6 +101,7 @@ class FaultyProxy:
     def __init__(self, upstream: str) -> None:
         self.faults = Faults()
         self.upstream_url = upstream
+        self.dropped_headers: tuple[str, ...] = ()  # lower case; as a server that does not know them
         self.lock = threading.Lock()
         self.count = 0
         host, _, port = upstream.removeprefix("http://").partition(":")
@@ -138,14 +140,14 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.proxy
         with proxy.lock:
             faults = proxy.faults
-            if counted := self.command in faults.methods:
+            if counted := self.command in faults.methods and faults.only in self.path:
                 faults.seen.append((self.command, self.path))
                 faults.headers.append(dict(self.headers))
                 proxy.count += 1
             number = proxy.count
         body = self._read_body()
-        time.sleep(faults.latency_seconds)
         if counted:
+            time.sleep(faults.latency_seconds)
             faults.before_answer.get(number, lambda: None)()
 
         def due(every):
@@ -187,7 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self, body):
         connection = http.client.HTTPConnection(*self.upstream, timeout=60)
         try:
-            headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+            dropped = ("transfer-encoding", *self.proxy.dropped_headers)
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
             headers["Content-Length"] = str(len(body))
             headers["Connection"] = "close"
             connection.request(self.command, self.path, body, headers)

@@ -30,12 +30,12 @@ from torchslip.decode import (
     ResizeShortCropLong,
     View,
 )
-from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
+from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, StorageError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Stream, StreamingDataset, collate
 from torchslip.order import DistributedBatchSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
-from torchslip.sources import MDS, ImageFolder, Mixture, Source, mix, open
-from torchslip.storage import NodeCache
+from torchslip.sources import MDS, ImageFolder, Mixture, Objects, Source, mix, open
+from torchslip.storage import NodeCache, Snapshot, resolve
 
 __version__ = "0.1.0"
 
@@ -55,6 +55,7 @@ __all__ = [
     "MixedOrder",
     "Mixture",
     "NodeCache",
+    "Objects",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",
@@ -62,8 +63,10 @@ __all__ = [
     "SampleError",
     "Sequential",
     "Shuffled",
+    "Snapshot",
     "Source",
     "StateError",
+    "StorageError",
     "Stream",
     "StreamingDataset",
     "Subset",
@@ -73,4 +76,5 @@ __all__ = [
     "merge_index",
     "mix",
     "open",
+    "resolve",
 ]

@@ -3,16 +3,9 @@
 from torchslip.sources._concatenated import Concatenated
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
 from torchslip.sources._mixture import Mixture, mix
+from torchslip.sources._objects import ObjectKind, Objects
 from torchslip.sources._open import FORMATS, Format, open
-from torchslip.sources._source import (
-    FieldKind,
-    Record,
-    Schema,
-    Source,
-    checked_indices,
-    image_fields,
-    locate,
-)
+from torchslip.sources._source import FieldKind, Record, Schema, Source, checked_indices, image_fields, locate
 from torchslip.sources.mds import MDS
 
 __all__ = [
@@ -25,6 +18,8 @@ __all__ = [
     "ImageFolder",
     "LabelMode",
     "Mixture",
+    "ObjectKind",
+    "Objects",
     "Record",
     "Schema",
     "Source",

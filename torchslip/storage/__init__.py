@@ -1,10 +1,14 @@
-"""Where bytes live: folders on this machine, URLs that fsspec knows, and a cache of what was read from them."""
+"""Where bytes live: folders and URLs, snapshots of what is there, and a cache of what was read from them."""
 
 from torchslip.storage._cache import Entry, NodeCache
 from torchslip.storage._cache_file import Held
 from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, is_remote, open_folder
+from torchslip.storage._link import Link, has_state, parse_link
+from torchslip.storage._resolve import resolve
 from torchslip.storage._retry import Retry
+from torchslip.storage._selection import LabelMode
 from torchslip.storage._size import parse_bytes
+from torchslip.storage._snapshot import Snapshot
 from torchslip.storage._stat import FileStat
 
 __all__ = [
@@ -13,10 +17,16 @@ __all__ = [
     "FileStat",
     "Folder",
     "Held",
+    "LabelMode",
+    "Link",
     "LocalFolder",
     "NodeCache",
     "Retry",
+    "Snapshot",
+    "has_state",
     "is_remote",
     "open_folder",
     "parse_bytes",
+    "parse_link",
+    "resolve",
 ]

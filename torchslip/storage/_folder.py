@@ -11,11 +11,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from torchslip.errors import StorageError
+from torchslip.storage._listing import Entry, list_local
 from torchslip.storage._remote import RemoteFolder, emptied_on_error
 from torchslip.storage._retry import Retry
 from torchslip.storage._stat import FileStat, check_range, too_short
@@ -41,6 +42,12 @@ class Folder(Protocol):
     def read(self, name: str) -> bytes:
         """The bytes of a file."""
 
+    def read_whole(self, name: str) -> tuple[bytes, FileStat]:
+        """The bytes of a file, and what `stat` says of this version of it.
+
+        Where a storage does not tell both in one answer, it is asked for the second after the first.
+        """
+
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """The bytes from `start` to `stop`, exclusive.
 
@@ -58,14 +65,29 @@ class Folder(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Make a file, or replace it; durable when this returns."""
 
-    def upload(self, path: Path) -> None:
-        """Make a copy of a local file, under the same name."""
+    def write_if(self, name: str, data: bytes, *, etag: str | None = None) -> bool:
+        """Make a file if there is none, or replace the version `etag` of it; returns whether this happened.
+
+        An object store that does not know conditional requests writes always, and returns True.
+        """
+
+    def upload(self, path: Path, name: str | None = None) -> None:
+        """Make a copy of a local file, under the same name or another."""
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, in this order; those that are not there are passed over."""
 
     def walk(self, name: str) -> list[str]:
         """Paths of the files called `name` in sub-folders of any depth, relative and with ``/``, sorted."""
+
+    def entries(self, *, recursive: bool = True) -> Iterator[Entry]:
+        """All files below, listed while they are taken, with their sizes and versions.
+
+        They come in the order of the bytes of their relative paths, but for object stores that list in another one.
+
+        Raises:
+            FileNotFoundError: If there is no such folder or bucket.
+        """
 
 
 def open_folder(
@@ -124,6 +146,23 @@ class LocalFolder:
         """See `Folder`."""
         return (self.path / name).read_bytes()
 
+    def read_whole(self, name: str) -> tuple[bytes, FileStat]:
+        """See `Folder`."""
+        path = f"{self.path}{os.sep}{name}"
+        # Half the time of `open(path, "rb").read()`; without O_NONBLOCK, a named pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise StorageError(f"{path} is not a regular file.")
+            parts = [os.read(descriptor, status.st_size)]
+            while parts[-1] and sum(map(len, parts)) < status.st_size:
+                parts.append(os.read(descriptor, status.st_size))
+        finally:
+            os.close(descriptor)
+        data = b"".join(parts)
+        return data, FileStat(bytes=len(data), mtime_ns=status.st_mtime_ns)
+
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """See `Folder`."""
         check_range(start, stop)
@@ -149,12 +188,25 @@ class LocalFolder:
             file.write(data)
         self._publish(Path(temporary), name)
 
-    def upload(self, path: Path) -> None:
+    def write_if(self, name: str, data: bytes, *, etag: str | None = None) -> bool:
+        """See `Folder`. There are no etags here."""
+        if etag is not None:
+            raise ValueError("A file on a disk has no etag.")
+        descriptor, temporary = self._temporary()
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        try:
+            self._publish(Path(temporary), name, replace=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, path: Path, name: str | None = None) -> None:
         """See `Folder`."""
         descriptor, temporary = self._temporary()
         with os.fdopen(descriptor, "wb") as file, path.open("rb") as source:
             shutil.copyfileobj(source, file, 1 << 20)
-        self._publish(Path(temporary), path.name)
+        self._publish(Path(temporary), name or path.name)
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Folder`."""
@@ -169,13 +221,21 @@ class LocalFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self.path)
 
-    def _publish(self, temporary: Path, name: str) -> None:
+    def entries(self, *, recursive: bool = True) -> Iterator[Entry]:
+        """See `Folder`."""
+        return list_local(str(self.path), recursive=recursive)
+
+    def _publish(self, temporary: Path, name: str, *, replace: bool = True) -> None:
         try:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             # `mkstemp` gives the file to its owner alone.
             temporary.chmod(0o666 & ~_umask())
-            temporary.replace(self.path / name)
+            if replace:
+                temporary.replace(self.path / name)
+            else:
+                (self.path / name).hardlink_to(temporary)
+                temporary.unlink()
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

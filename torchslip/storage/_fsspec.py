@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchslip.errors import MissingDependencyError, StorageError
+from torchslip.storage._listing import Entry
 from torchslip.storage._retry import WrongAnswerError
 from torchslip.storage._stat import FileStat, too_short
 
@@ -94,7 +95,11 @@ class FsspecClient:
         return stat_of(info, f"{self._url}/{name}")
 
     def read(self, name: str, seconds: float) -> bytes:
-        return bytes(self._fs.cat_file(self._path(name), **self._limit(seconds)))
+        return self.read_whole(name, seconds)[0]
+
+    def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat | None]:
+        """All bytes of a file, and what the answer says of it, if anything."""
+        return bytes(self._fs.cat_file(self._path(name), **self._limit(seconds))), None
 
     def read_range(self, name: str, start: int, stop: int, seconds: float) -> tuple[bytes, FileStat | None]:
         """The bytes, and what the answer says of the whole file, if anything."""
@@ -109,12 +114,33 @@ class FsspecClient:
     def write(self, name: str, data: bytes, seconds: float) -> None:
         self._fs.pipe_file(self._path(name), data, **self._limit(seconds))
 
+    def write_if(self, name: str, data: bytes, etag: str | None, seconds: float) -> bool:
+        # fsspec has no common way to make this one step.
+        if etag is None and self._fs.exists(self._path(name), **self._limit(seconds)):
+            return False
+        self.write(name, data, seconds)
+        return True
+
     def upload(self, path: Path, name: str, seconds: float) -> None:
         self._fs.put_file(str(path), self._path(name), **self._limit(seconds))
 
     def remove(self, name: str, seconds: float) -> None:
         if self._fs.exists(self._path(name), **self._limit(seconds)):
             self._fs.rm_file(self._path(name), **self._limit(seconds))
+
+    def page(self, place: str, recursive: bool, seconds: float) -> tuple[list[Entry], list[str]]:
+        """Some files, and the places where there are more: sub-folders here, the next page in an object store."""
+        self._fs.invalidate_cache()
+        root = f"{self._root}/{place}".rstrip("/")
+        found = self._fs.ls(root, detail=True, **self._limit(seconds))
+        files, folders = [], []
+        for info in found:
+            name = place + str(info["name"]).rstrip("/").rpartition("/")[2]
+            if info["type"] != "directory":
+                files.append((name, stat_of(info, f"{self._url}/{name}")))
+            elif recursive:
+                folders.append(f"{name}/")
+        return files, folders
 
 
 def stat_of(info: Mapping[str, Any], url: str) -> FileStat:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from torchslip.errors import StorageError, TorchslipError
 from torchslip.storage._fsspec import FsspecClient
+from torchslip.storage._listing import Entry
 from torchslip.storage._retry import Retry, of_network
 from torchslip.storage._s3 import S3_SCHEMES, S3Client
 from torchslip.storage._stat import FileStat, check_range
@@ -34,6 +37,10 @@ class RemoteFolder:
         self.url = f"{scheme}://{path.rstrip('/')}"
         self._options = dict(options)
         self._retry = retry
+        self._made: tuple[int, FsspecClient] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}
 
     def __str__(self) -> str:
         return self.url
@@ -56,6 +63,11 @@ class RemoteFolder:
     def read(self, name: str) -> bytes:
         """See `Folder`."""
         return self._run("Reading", name, lambda client, left: client.read(name, left))
+
+    def read_whole(self, name: str) -> tuple[bytes, FileStat]:
+        """See `Folder`."""
+        data, found = self._run("Reading", name, lambda client, left: client.read_whole(name, left))
+        return data, found or dataclasses.replace(self.stat(name), bytes=len(data))
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """See `Folder`."""
@@ -86,15 +98,29 @@ class RemoteFolder:
         """See `Folder`."""
         self._run("Writing", name, lambda client, left: client.write(name, data, left))
 
-    def upload(self, path: Path) -> None:
+    def write_if(self, name: str, data: bytes, *, etag: str | None = None) -> bool:
+        """See `Folder`. An attempt whose answer was lost may have succeeded, and is then reported as a failure."""
+        return self._run("Writing", name, lambda client, left: client.write_if(name, data, etag, left))
+
+    def upload(self, path: Path, name: str | None = None) -> None:
         """See `Folder`. A second for each MiB is added to the deadline, which would not let large files through."""
         extra = path.stat().st_size / 2**20
-        self._run("Writing", path.name, lambda client, left: client.upload(path, path.name, left + extra))
+        name = name or path.name
+        self._run("Writing", name, lambda client, left: client.upload(path, name, left + extra))
 
     def remove(self, names: Iterable[str]) -> None:
         """See `Folder`."""
         for name in names:
             self._run("Removing", name, functools.partial(_remove, name))
+
+    def entries(self, *, recursive: bool = True) -> Iterator[Entry]:
+        """See `Folder`. The deadline holds for each page of the list."""
+        todo = [""]
+        while todo:
+            place = todo.pop()
+            found, more = self._run("Listing", "", functools.partial(_list_page, place, recursive))
+            yield from found
+            todo += more
 
     def _run(self, verb: str, name: str, attempt: Callable[[FsspecClient, float], T]) -> T:
         url = f"{self.url}/{name}" if name else self.url
@@ -112,8 +138,15 @@ class RemoteFolder:
             raise StorageError(f"{verb} {url} failed: {type(error).__name__}: {error}") from error
 
     def _client(self) -> FsspecClient:
-        kind = S3Client if self.url.startswith(tuple(f"{scheme}://" for scheme in S3_SCHEMES)) else FsspecClient
-        return kind(self.url, self._options)
+        made = self._made
+        if made is None or made[0] != os.getpid():
+            kind = S3Client if self.url.startswith(tuple(f"{scheme}://" for scheme in S3_SCHEMES)) else FsspecClient
+            self._made = made = os.getpid(), kind(self.url, self._options)
+        return made[1]
+
+
+def _list_page(place: str, recursive: bool, client: FsspecClient, left: float) -> tuple[list[Entry], list[str]]:
+    return client.page(place, recursive, left)
 
 
 def _remove(name: str, client: FsspecClient, left: float) -> None:

@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchslip.storage._fsspec import FsspecClient, filesystem_of
+from torchslip.storage._listing import Entry
 from torchslip.storage._retry import WrongAnswerError, http_status
+from torchslip.storage._s3_get import DirectReader, HttpError, takes
 from torchslip.storage._stat import FileStat, too_short
 
 __all__ = ["S3_SCHEMES", "S3Client"]
@@ -33,9 +35,10 @@ class S3Client(FsspecClient):
         self._url = url
         path = url.partition("://")[2]
         # One file system, and so one pool of connections, for all buckets and prefixes.
+        self._options = s3_options(options)
         self._fs, _ = filesystem_of(
             "s3://",
-            s3_options(options),
+            self._options,
             depends_on={name: value for name, value in os.environ.items() if name.startswith("AWS_")},
             prepare=_try_once,
         )
@@ -47,46 +50,78 @@ class S3Client(FsspecClient):
         answer = self._call("head_object", seconds, Key=self._prefix + name)
         return _stat_of(answer, answer["ContentLength"])
 
-    def read(self, name: str, seconds: float) -> bytes:
-        return self.read_whole(name, seconds)[0]
-
-    def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat]:
-        """All bytes of an object, and which version of it they are."""
-        data, answer = self._get(name, seconds, ChecksumMode="ENABLED")
-        return data, _stat_of(answer, len(data))
+    def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat | None]:
+        return self._get(name, seconds)
 
     def read_range(self, name: str, start: int, stop: int, seconds: float) -> tuple[bytes, FileStat | None]:
         try:
-            data, answer = self._get(name, seconds, Range=f"bytes={start}-{stop - 1}")
+            data, found = self._get(name, seconds, f"bytes={start}-{stop - 1}")
         except OSError as error:
             if http_status(error) != 416:
                 raise
             raise too_short(f"{self._url}/{name}", self.stat(name, seconds).bytes, start, stop) from error
-        total = str(answer.get("ContentRange", "")).rpartition("/")[2]
         if len(data) != stop - start:
-            if total.isdigit() and int(total) < stop:
-                raise too_short(f"{self._url}/{name}", int(total), start, stop)
+            if len(data) < found.bytes < stop:
+                raise too_short(f"{self._url}/{name}", found.bytes, start, stop)
             raise WrongAnswerError(f"{len(data)} bytes came instead of {stop - start}")
-        return data, _stat_of(answer, int(total) if total.isdigit() else len(data))
+        return data, found
+
+    def write_if(self, name: str, data: bytes, etag: str | None, seconds: float) -> bool:
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        try:
+            self._call("put_object", seconds, Key=self._prefix + name, Body=data, **condition)
+        except OSError as error:
+            # 404: the version to replace is gone. 409: another writer was quicker.
+            if isinstance(error, FileExistsError) or http_status(error) in (404, 409, 412):
+                return False
+            raise
+        return True
+
+    def page(self, place: str, recursive: bool, seconds: float) -> tuple[list[Entry], list[str]]:
+        arguments = {"ContinuationToken": place} if place else {}
+        if not recursive:
+            arguments["Delimiter"] = "/"
+        answer = self._call("list_objects_v2", seconds, Prefix=self._prefix, **arguments)
+        # A key that ends in a slash is what consoles make to show an empty folder.
+        entries = [
+            (each["Key"][len(self._prefix) :], _stat_of(each, each["Size"]))
+            for each in answer.get("Contents", [])
+            if not each["Key"].endswith("/")
+        ]
+        return entries, [answer["NextContinuationToken"]] if answer.get("IsTruncated") else []
 
     def _call(self, method: str, seconds: float, **arguments: Any) -> Any:
         return self._fs.call_s3(method, Bucket=self._bucket, timeout=seconds, **arguments)
 
-    def _get(self, name: str, seconds: float, **arguments: Any) -> tuple[bytes, dict[str, Any]]:
+    def _get(self, name: str, seconds: float, byte_range: str | None = None) -> tuple[bytes, FileStat]:
+        key = self._prefix + name
+        reader = DirectReader.of(self._fs, self._bucket, self._options, _CONNECTIONS) if takes(key) else None
+        if reader is not None:
+            try:
+                return reader.get(key, seconds, byte_range)
+            except HttpError as error:
+                if error.status == 404:
+                    raise FileNotFoundError(str(error)) from error
+                if error.status == 403:
+                    raise PermissionError(str(error)) from error
+                if error.status not in (301, 307, 400):  # the bucket lies in another region: s3fs follows
+                    raise
         from fsspec.asyn import sync
 
-        arguments.update(Bucket=self._bucket, Key=self._prefix + name)
-        answer: tuple[bytes, dict[str, Any]] = sync(self._fs.loop, _get_object, self._fs, arguments, timeout=seconds)
+        arguments = {"Bucket": self._bucket, "Key": key}
+        arguments |= {"ChecksumMode": "ENABLED"} if byte_range is None else {"Range": byte_range}
+        answer: tuple[bytes, FileStat] = sync(self._fs.loop, _get_object, self._fs, arguments, timeout=seconds)
         return answer
 
 
-async def _get_object(fs: Any, arguments: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+async def _get_object(fs: Any, arguments: Mapping[str, Any]) -> tuple[bytes, FileStat]:
     answer = await fs._call_s3("get_object", **arguments)
     async with answer["Body"] as body:
         data = await body.read()
     if len(data) != answer["ContentLength"]:
         raise WrongAnswerError(f"{len(data)} bytes came instead of {answer['ContentLength']}")
-    return data, answer
+    total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    return data, _stat_of(answer, int(total) if total.isdigit() else len(data))
 
 
 def _stat_of(answer: Mapping[str, Any], size: int) -> FileStat:
