@@ -1,5 +1,6 @@
 """What is stored: the `Source` protocol, the formats that fulfil it, and `open`, which finds the right one."""
 
+from torchslip.sources._field_index import FieldIndex, FieldIndexBuilder
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
 from torchslip.sources._open import FORMATS, Format, open
 from torchslip.sources._source import (
@@ -17,6 +18,8 @@ __all__ = [
     "FORMATS",
     "IMG_EXTENSIONS",
     "MDS",
+    "FieldIndex",
+    "FieldIndexBuilder",
     "FieldKind",
     "Format",
     "ImageFolder",
