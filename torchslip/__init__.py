@@ -33,7 +33,7 @@ from torchslip.decode import (
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, collate
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
-from torchslip.pack import MDSWriter, merge_index
+from torchslip.pack import MDSWriter, Resize, merge_index, pack
 from torchslip.sources import MDS, ImageFolder, Source, open
 
 __version__ = "0.1.0"
@@ -53,6 +53,7 @@ __all__ = [
     "MissingDependencyError",
     "Order",
     "RandomResizedCrop",
+    "Resize",
     "ResizeCrop",
     "ResizeShortCropLong",
     "SampleError",
@@ -66,4 +67,5 @@ __all__ = [
     "collate",
     "merge_index",
     "open",
+    "pack",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from torchslip.storage import Folder
 
-__all__ = ["Uploader"]
+__all__ = ["Uploader", "with_retries"]
 
 _LOGGER = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.5
@@ -67,15 +68,29 @@ class Uploader:
             self._pool = None
 
     def _upload(self, path: Path) -> None:
-        for attempt in range(self._retry + 1):
-            try:
-                self._folder.upload(path)
-                break
-            except Exception as error:  # each storage has errors of its own
-                if attempt == self._retry:
-                    raise
-                pause_seconds = _FIRST_PAUSE_SECONDS * 2**attempt
-                _LOGGER.warning("Upload of %s failed, again in %s s: %s", path.name, pause_seconds, error)
-                time.sleep(pause_seconds)
+        with_retries(lambda: self._folder.upload(path), path.name, self._retry)
         if not self._keep_local:
             path.unlink()
+
+
+def with_retries(action: Callable[[], None], name: str, retry: int) -> None:
+    """Do what may fail for a while, again after 0.5, 1, 2, ... seconds.
+
+    Args:
+        action: It.
+        name: Of the file that is uploaded.
+        retry: How often it is tried again.
+
+    Raises:
+        Exception: What it raised the last time.
+    """
+    for attempt in range(retry + 1):
+        try:
+            action()
+            return
+        except Exception as error:  # each storage has errors of its own
+            if attempt == retry:
+                raise
+            pause_seconds = _FIRST_PAUSE_SECONDS * 2**attempt
+            _LOGGER.warning("Upload of %s failed, again in %s s: %s", name, pause_seconds, error)
+            time.sleep(pause_seconds)

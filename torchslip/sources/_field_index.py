@@ -73,15 +73,14 @@ class FieldIndexBuilder:
 
     def add(self, values: Iterable[Value]) -> None:
         """The values of the next samples."""
-        if self.is_over:
+        if self.is_over():
             return
         codes = self._codes
         # `setdefault` gets its second argument before it looks, so a new value has the next number.
         self._parts.append(np.fromiter((codes.setdefault(value, len(codes)) for value in values), np.int32))
-        if self.is_over:
+        if self.is_over():
             self._parts.clear()  # what `build` would make is of no use any more
 
-    @property
     def is_over(self) -> bool:
         """Whether there are more values than the limit."""
         return self._limit is not None and len(self._codes) > self._limit

@@ -128,13 +128,9 @@ class MDS:
 
     @property
     def encodings(self) -> dict[str, str]:
-        """The columns that are read, and the MDS encoding of each."""
-        return {
-            name: encoding
-            for layout in self._index.layouts
-            for name, encoding in layout.columns
-            if name in self._schema
-        }
+        """The columns that are read and the MDS encoding of each; empty where shards are of another format."""
+        layouts = [layout for layout in self._index.layouts if layout.format == "mds"]
+        return {name: encoding for layout in layouts for name, encoding in layout.columns if name in self._schema}
 
     @property
     def classes(self) -> list[str]:
