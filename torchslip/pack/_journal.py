@@ -26,7 +26,7 @@ from torchslip.pack._claim import PACKING_MARKER, packing_note
 from torchslip.pack._shard_builder import Shard
 from torchslip.pack._upload import with_retries
 from torchslip.sources.mds import ArrayFile, dump_arrays
-from torchslip.storage import Folder, LocalFolder
+from torchslip.storage import TEMPORARY_PREFIX, Folder, LocalFolder
 
 __all__ = ["Journal", "ShardNote"]
 
@@ -125,6 +125,7 @@ class Journal:
     def resume(self) -> list[ShardNote]:
         """The notes of the shards that are whole, up to the first that is not."""
         names = set(self._folder.names())
+        self._folder.remove(name for name in names if name.startswith(TEMPORARY_PREFIX))
         notes: list[ShardNote] = []
         while packing_note(len(notes)) in names:
             name = packing_note(len(notes))
@@ -176,6 +177,6 @@ class Journal:
         self._pending.clear()
 
     def clear(self) -> None:
-        """Remove the notes, and then what says whose they are."""
-        notes = [name for name in self._folder.names() if name.startswith(f"{PACKING_MARKER}-")]
-        self._folder.remove([*notes, PACKING_MARKER])
+        """Remove the notes and what was half written, and then what says whose they are."""
+        ours = (f"{PACKING_MARKER}-", TEMPORARY_PREFIX)
+        self._folder.remove([*(name for name in self._folder.names() if name.startswith(ours)), PACKING_MARKER])

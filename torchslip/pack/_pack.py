@@ -239,9 +239,6 @@ class _PrepareRecords:
             except Exception as error:  # whatever a damaged file makes Pillow stumble over
                 return _Row(index, {}, {}, str(error))
             record[name], sizes[name] = stored.data, (stored.height, stored.width)
-        for name, encoding in self.recipe.columns.items():
-            if encoding == "str_decimal":  # which a source gives as text
-                record[name] = record[name].encode()
         return _Row(index, record, sizes)
 
 
@@ -263,6 +260,7 @@ class _Packer:
         self._folder = folder
         self._journal = journal
         self._indexes = {name: FieldIndexBuilder(limit=_MAX_INDEXED_VALUES) for name in recipe.indexed_fields}
+        self._decimals = [name for name, encoding in recipe.columns.items() if encoding == "str_decimal"]
         self._entries: list[Mapping[str, Any]] = []
         self._skipped: list[Mapping[str, Any]] = []
         self._image_sizes: dict[str, list[npt.NDArray[np.int32]]] = {name: [] for name in recipe.image_fields}
@@ -312,7 +310,9 @@ class _Packer:
     def _add(self, row: _Row) -> str:
         """Add a row; returns why that is not possible."""
         try:
-            parts = self._builder.encode(row.record)
+            # A source gives decimals as text, which is what is stored.
+            decimals = {name: row.record[name].encode() for name in self._decimals}
+            parts = self._builder.encode(row.record | decimals)
         except (TypeError, ValueError) as error:
             return str(error)
         self._store(self._builder.add(parts), row.index)
