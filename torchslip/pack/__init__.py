@@ -1,8 +1,21 @@
-"""Any source to MDS: writers, `pack`, and the index of what several writers wrote."""
+"""Any source to MDS: writers and `pack`; the index of what several writers wrote; and looking at what was written."""
 
 from torchslip.pack._mds_writer import MDSWriter
+from torchslip.pack._measure import ImageStatistics, measure
 from torchslip.pack._merge import merge_index
 from torchslip.pack._pack import Packed, pack
 from torchslip.pack._transcode import Resize
+from torchslip.pack._verify import Problem, Verified, verify
 
-__all__ = ["MDSWriter", "Packed", "Resize", "merge_index", "pack"]
+__all__ = [
+    "ImageStatistics",
+    "MDSWriter",
+    "Packed",
+    "Problem",
+    "Resize",
+    "Verified",
+    "measure",
+    "merge_index",
+    "pack",
+    "verify",
+]

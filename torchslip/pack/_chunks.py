@@ -7,16 +7,15 @@ import pickle
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, TimeoutError
 from typing import Any, TypeVar
-
-from torchslip.sources import Source
 
 __all__ = ["map_records"]
 
 Result = TypeVar("Result")
-Work = Callable[[Source, range], tuple[list[Result], int]]
+Records = TypeVar("Records", bound=Sized)
+Work = Callable[[Records, range], tuple[list[Result], int]]
 
 _CHUNK_BYTES = 4 << 20
 _FIRST_RECORDS = 8
@@ -27,7 +26,7 @@ _mine = threading.local()
 
 
 def map_records(
-    source: Source, work: Work[Result], *, executor: Executor | None = None, begin: int = 0
+    source: Records, work: Work[Records, Result], *, executor: Executor | None = None, begin: int = 0
 ) -> Iterator[Result]:
     """The results of `work` for all records, in the order of the records.
 
@@ -35,7 +34,7 @@ def map_records(
     most two chunks of about 4 MB for each are under way at any time.
 
     Args:
-        source: The records; it must pickle.
+        source: The records, or whatever has a length; it must pickle.
         work: Gets a source and record numbers; returns one result for each, and the bytes that it has read. A function
             of a module, or whatever pickles.
         executor: Any; None for threads of our own, one for each core that can be used.
@@ -77,7 +76,7 @@ def map_records(
             own.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(token: str, payload: bytes | None, work: Work[Result], ids: range) -> tuple[list[Result], int] | None:
+def _run(token: str, payload: bytes | None, work: Work[Any, Result], ids: range) -> tuple[list[Result], int] | None:
     if getattr(_mine, "token", None) != token:
         if payload is None:
             return None
@@ -97,7 +96,7 @@ def _wait(future: Future[Any], ids: range) -> Any:
         ) from error
 
 
-def _pickled(source: Source) -> bytes:
+def _pickled(source: object) -> bytes:
     try:
         return pickle.dumps(source)
     except Exception as error:  # each class has its own way not to pickle

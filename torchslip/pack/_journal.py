@@ -45,6 +45,7 @@ class ShardNote:
         skipped: The records that were left out since the shard before.
         image_sizes: Image field to height and width, int32 ``[samples, 2]``.
         values: Indexed field to the value of each sample.
+        histograms: Image field to how many pixels have each value, int64 ``[3, 256]``, if that is wanted.
     """
 
     entry: Mapping[str, Any]
@@ -52,10 +53,12 @@ class ShardNote:
     skipped: Sequence[Mapping[str, Any]]
     image_sizes: Mapping[str, npt.NDArray[np.int32]]
     values: Mapping[str, Sequence[int | str]]
+    histograms: Mapping[str, npt.NDArray[np.int64]]
 
     def dump(self) -> bytes:
         """The bytes of a note."""
         arrays: dict[str, npt.NDArray[Any]] = {f"sizes/{name}": sizes for name, sizes in self.image_sizes.items()}
+        arrays |= {f"histogram/{name}": histogram for name, histogram in self.histograms.items()}
         distinct: dict[str, list[int | str]] = {}
         for name, values in self.values.items():
             codes: dict[int | str, int] = {}
@@ -66,6 +69,7 @@ class ShardNote:
             "next_record": self.next_record,
             "skipped": list(self.skipped),
             "image_fields": list(self.image_sizes),
+            "measured_fields": list(self.histograms),
             "values": distinct,
         }
         return dump_arrays(head, arrays)
@@ -88,6 +92,7 @@ class ShardNote:
                 field: [distinct[code] for code in file.array(f"codes/{field}").tolist()]
                 for field, distinct in head["values"].items()
             },
+            histograms={field: file.array(f"histogram/{field}") for field in head["measured_fields"]},
         )
 
 

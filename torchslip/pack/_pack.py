@@ -17,6 +17,7 @@ from torchslip.errors import FormatError, MissingDependencyError, SampleError
 from torchslip.pack._chunks import map_records
 from torchslip.pack._claim import claim
 from torchslip.pack._journal import Journal, ShardNote
+from torchslip.pack._measure import channel_histogram, moments
 from torchslip.pack._progress import Progress
 from torchslip.pack._recipe import Pixels, Recipe, make_recipe, open_source
 from torchslip.pack._shard_builder import Shard, ShardBuilder
@@ -68,6 +69,7 @@ def pack(
     executor: Executor | None = None,
     resume: bool = True,
     verify: bool = True,
+    statistics: bool = False,
     on_error: OnError = "raise",
     exist_ok: bool = False,
     progress: bool = False,
@@ -104,6 +106,8 @@ def pack(
             pool, or one of Dask, Ray or MPI. Default: threads, one per core.
         resume: Go on with an unfinished dataset of the same source and options; else begin it anew.
         verify: Decode every image that is kept as it is, so that none is in the dataset that cannot be.
+        statistics: Compute mean and standard deviation over all pixels too, for ``MDS(out).sidecar.statistics``; see
+            `torchslip.pack.measure`.
         on_error: What happens with a record that cannot be read or decoded: ``raise`` ends with an error that names it,
             and leaves what is finished to be resumed; ``skip`` leaves it out and lists it in the result.
         exist_ok: Replace another dataset that is in `out`: removes what its index lists.
@@ -127,6 +131,7 @@ def pack(
         compression=compression,
         hashes=hashes,
         verify=verify,
+        statistics=statistics,
         labels=label_mode != "none",
     )
     folder = open_folder(out, storage_options)
@@ -205,6 +210,7 @@ class _Row:
     index: int
     record: Record
     image_sizes: Mapping[str, tuple[int, int]]
+    histograms: Mapping[str, npt.NDArray[np.int64]]
     reason: str = ""
 
 
@@ -228,18 +234,20 @@ class _PrepareRecords:
 
     def _row(self, source: Source, index: int, found: Record | SampleError) -> _Row:
         if isinstance(found, SampleError):
-            return _Row(index, {}, {}, str(found))
+            return _Row(index, {}, {}, {}, str(found))
         record = {name: found[name] for name in self.recipe.fields}
-        sizes = {}
+        sizes, histograms = {}, {}
         for name in self.images:
             try:
                 stored = store_image(record[name], self.recipe.rule, verify=self.recipe.verify)
+                if self.recipe.statistics:
+                    histograms[name] = channel_histogram(stored.data)
             except (MissingDependencyError, MemoryError):
                 raise
             except Exception as error:  # whatever a damaged file makes Pillow stumble over
-                return _Row(index, {}, {}, str(error))
+                return _Row(index, {}, {}, {}, str(error) or type(error).__name__)
             record[name], sizes[name] = stored.data, (stored.height, stored.width)
-        return _Row(index, record, sizes)
+        return _Row(index, record, sizes, histograms)
 
 
 def _fetch_one(source: Source, index: int) -> Record | SampleError:
@@ -264,6 +272,7 @@ class _Packer:
         self._entries: list[Mapping[str, Any]] = []
         self._skipped: list[Mapping[str, Any]] = []
         self._image_sizes: dict[str, list[npt.NDArray[np.int32]]] = {name: [] for name in recipe.image_fields}
+        self._histograms = self._no_histograms()
         self._next_record = 0
         for note in finished:
             self._take(note)
@@ -281,6 +290,11 @@ class _Packer:
         self._sizes_here: dict[str, list[tuple[int, int]]] = {name: [] for name in self._image_sizes}
         self._values_here: dict[str, list[int | str]] = {name: [] for name in self._indexes}
         self._skipped_here: list[Mapping[str, Any]] = []
+        self._histograms_here = self._no_histograms()
+
+    def _no_histograms(self) -> dict[str, npt.NDArray[np.int64]]:
+        measured = self._recipe.image_fields if self._recipe.statistics else []
+        return {name: np.zeros((3, 256), np.int64) for name in measured}
 
     def _take(self, note: ShardNote) -> None:
         self._entries.append(note.entry)
@@ -288,6 +302,8 @@ class _Packer:
         self._next_record = note.next_record
         for name, sizes in note.image_sizes.items():
             self._image_sizes[name].append(sizes)
+        for name, histogram in note.histograms.items():
+            self._histograms[name] += histogram
         for name in list(self._indexes):
             if name in note.values:
                 self._indexes[name].add(note.values[name])
@@ -318,6 +334,8 @@ class _Packer:
         self._store(self._builder.add(parts), row.index)
         for name, sizes in self._sizes_here.items():
             sizes.append(row.image_sizes[name])
+        for name, histogram in row.histograms.items():
+            self._histograms_here[name] += histogram
         for name, values in self._values_here.items():
             value = row.record[name]
             values.append(value if isinstance(value, str) else int(value))
@@ -338,7 +356,7 @@ class _Packer:
         if shard is None:
             return
         sizes = {name: np.array(pairs, np.int32).reshape(-1, 2) for name, pairs in self._sizes_here.items()}
-        note = ShardNote(shard.entry, next_record, self._skipped_here, sizes, self._values_here)
+        note = ShardNote(shard.entry, next_record, self._skipped_here, sizes, self._values_here, self._histograms_here)
         self._journal.add(len(self._entries), shard, note)
         self._take(note)
         self._begin_shard()
@@ -358,7 +376,7 @@ class _Packer:
             samples=samples,
             fields=self._recipe.fields,
             classes=getattr(self._source, "classes", []) if "label" in self._recipe.fields else [],
-            statistics={},
+            statistics={name: _statistics(histogram) for name, histogram in self._histograms.items() if samples},
             source=self._recipe.source,
             packed=packed,
             skipped=self._skipped,
@@ -372,6 +390,11 @@ class _Packer:
         self._journal.clear()
         size = sum(file["bytes"] for file in stored)
         return Packed(str(self._folder), samples, len(stored), size, self._skipped, self._resumed_samples)
+
+
+def _statistics(histogram: npt.NDArray[np.int64]) -> Mapping[str, Any]:
+    pixels, mean, std = moments(histogram)
+    return {"pixels": pixels, "mean": mean, "std": std}
 
 
 @contextlib.contextmanager

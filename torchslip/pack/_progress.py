@@ -27,10 +27,10 @@ class Progress:
         if self._bar is not None:
             self._task = self._bar.add_task(what, total=total, completed=done)
 
-    def advance(self) -> None:
-        """One step is done."""
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
         if self._bar is not None:
-            self._bar.advance(self._task)
+            self._bar.advance(self._task, steps)
 
     def __enter__(self) -> Self:
         if self._bar is not None:

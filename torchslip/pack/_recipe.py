@@ -46,6 +46,7 @@ class Recipe:
         compression: Of the shards, or None.
         hashes: In the index.
         verify: Whether each image is decoded.
+        statistics: Whether mean and standard deviation are computed.
         source: The fingerprint of the records.
     """
 
@@ -56,6 +57,7 @@ class Recipe:
     compression: str | None
     hashes: Sequence[str]
     verify: bool
+    statistics: bool
     source: str
 
     @property
@@ -81,6 +83,7 @@ class Recipe:
             "compression": self.compression,
             "hashes": list(self.hashes),
             "verify": self.verify,
+            "statistics": self.statistics,
         }
 
     @property
@@ -99,6 +102,7 @@ def make_recipe(
     compression: str | None,
     hashes: str | Sequence[str] | None,
     verify: bool,
+    statistics: bool,
     labels: bool,
 ) -> Recipe:
     """Check the options, and put them together with what the source has. See `pack`.
@@ -124,6 +128,7 @@ def make_recipe(
         compression=compression or None,
         hashes=tuple(checked_hashes(hashes)),
         verify=verify,
+        statistics=statistics,
         source=source.fingerprint,
     )
 

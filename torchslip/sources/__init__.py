@@ -1,6 +1,6 @@
 """What is stored: the `Source` protocol, the formats that fulfil it, and `open`, which finds the right one."""
 
-from torchslip.sources._field_index import FieldIndex, FieldIndexBuilder
+from torchslip.sources._field_index import FieldIndex, FieldIndexBuilder, index_values
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
 from torchslip.sources._open import FORMATS, Format, open
 from torchslip.sources._source import (
@@ -29,6 +29,7 @@ __all__ = [
     "Source",
     "checked_indices",
     "image_fields",
+    "index_values",
     "locate",
     "open",
 ]

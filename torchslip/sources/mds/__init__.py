@@ -1,6 +1,7 @@
 """The MDS format, version 2: the source `MDS`, and the parts of the format that its writers share."""
 
 from torchslip.sources.mds._array_file import ArrayFile, dump_arrays
+from torchslip.sources.mds._check import check_shard
 from torchslip.sources.mds._compression import COMPRESSIONS, Compression, parse_compression
 from torchslip.sources.mds._encodings import ENCODINGS, Encoding, parse_encoding
 from torchslip.sources.mds._hashing import HASHES, checked_hashes, hash_bytes
@@ -24,6 +25,7 @@ __all__ = [
     "Layout",
     "ShardInfo",
     "Sidecar",
+    "check_shard",
     "checked_hashes",
     "dump_arrays",
     "hash_bytes",

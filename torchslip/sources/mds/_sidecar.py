@@ -98,6 +98,11 @@ class Sidecar:
         except KeyError as error:
             raise FormatError(f"it has no {error}") from error
 
+    @property
+    def indexed_fields(self) -> list[str]:
+        """The fields that have an index."""
+        return list(self._values)
+
     @staticmethod
     def dump(
         *,
