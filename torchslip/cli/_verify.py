@@ -24,6 +24,7 @@ def run_verify(console: Console, *, path: str, processes: int | None) -> bool:
     if len(verified.problems) > _MAX_LISTED:
         console.print(f"[red]and {len(verified.problems) - _MAX_LISTED:,} more[/]")
     hashes = "all hashes, sizes and samples" if verified.hashed else "all sizes and samples; there are no hashes"
-    state = f"[red]{len(verified.problems):,} problems[/]" if verified.problems else "[green]whole[/]"
+    count = len(verified.problems)
+    state = f"[red]{count:,} problem{'s' if count > 1 else ''}[/]" if count else "[green]whole[/]"
     console.print(f"{escape(path)}: {state} ({verified.samples:,} samples; checked: {hashes})", soft_wrap=True)
     return not verified.problems

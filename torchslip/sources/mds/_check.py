@@ -40,19 +40,18 @@ def check_shard(
     Yields:
         The row of a sample and what is wrong with it, or None and what is wrong with the shard.
     """
-    parts: dict[str, Bytes] = {}
-    for part in ("data", "meta") if info.layout.format != "mds" else ("data",):
-        try:
-            parts[part] = _checked_file(root, info, part)
-        except MissingDependencyError:
-            raise
-        except (FormatError, OSError) as error:
-            yield None, error.strerror or str(error) if isinstance(error, OSError) else str(error)
-            return
+    differences: list[str] = []
     try:
-        read = _reader(info, parts)
-    except FormatError as error:
-        yield None, str(error)
+        names = ("data",) if info.layout.format == "mds" else ("data", "meta")
+        read = _reader(info, {part: _read_part(root, info, part, differences) for part in names})
+    except MissingDependencyError:
+        raise
+    except (FormatError, OSError) as error:
+        differences.append(error.strerror or str(error) if isinstance(error, OSError) else str(error))
+        read = None
+    # With a wrong hash, the samples say what is damaged.
+    yield from ((None, difference) for difference in differences)
+    if read is None:
         return
     lists = [(name, parse_encoding(encoding)) for name, encoding in info.layout.columns if encoding in _IMAGE_LISTS]
     for row in range(info.samples):
@@ -77,31 +76,30 @@ def _reader(info: ShardInfo, parts: dict[str, Bytes]) -> Callable[[int], Record]
     return open_shard(parts["data"], info.samples, FieldPlan(columns, info.layout.names, {}))
 
 
-def _checked_file(root: Path, info: ShardInfo, part: str) -> Bytes:
+def _read_part(root: Path, info: ShardInfo, part: str, differences: list[str]) -> Bytes:
     """The file as it is read; both of them are checked where the compressed one was decompressed beside it."""
     raw, packed = info.files[f"raw_{part}"], info.files.get(f"zip_{part}")
-    data: Bytes | None = None
-    if packed is not None and ((root / packed.basename).exists() or not (root / raw.basename).exists()):
-        stored = _read(root, packed)
+    has_raw = (root / raw.basename).exists()
+    data: Bytes = b""
+    if packed is not None and ((root / packed.basename).exists() or not has_raw):
+        stored = _read(root, packed, differences)
         data = parse_compression(info.layout.compression or "").decompress(bytes(stored), raw.bytes)
-        _check_hashes(raw, data)
-    if data is None or (root / raw.basename).exists():
-        data = _read(root, raw)
-    return data
+        _compare_hashes(raw, data, differences)
+    return _read(root, raw, differences) if has_raw or packed is None else data
 
 
-def _read(root: Path, file: FileInfo) -> Bytes:
+def _read(root: Path, file: FileInfo, differences: list[str]) -> Bytes:
     with (root / file.basename).open("rb") as opened:
         found = os.fstat(opened.fileno()).st_size
         if found != file.bytes:
             raise FormatError(f"The file has {found} bytes; the index says {file.bytes}")
         data: Bytes = mmap.mmap(opened.fileno(), found, access=mmap.ACCESS_READ) if found else b""
-    _check_hashes(file, data)
+    _compare_hashes(file, data, differences)
     return data
 
 
-def _check_hashes(file: FileInfo, data: Bytes) -> None:
+def _compare_hashes(file: FileInfo, data: Bytes, differences: list[str]) -> None:
     for algorithm, digest in file.hashes.items():
         found = hash_bytes(algorithm, memoryview(data))
         if found != digest:
-            raise FormatError(f"The {algorithm} is {found}; the index says {digest}")
+            differences.append(f"The {algorithm} is {found}; the index says {digest}")
