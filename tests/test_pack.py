@@ -3,9 +3,11 @@
 import importlib
 import io
 import json
+import re
 import shutil
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -17,6 +19,8 @@ from torchvision.transforms import v2
 import torchslip as ts
 from torchslip.errors import FormatError, SampleError
 from torchslip.sources.mds import SIDECAR_NAME
+
+DOCS = Path(__file__).parents[1] / "docs" / "packing.md"
 
 
 def contents(folder):
@@ -394,6 +398,20 @@ def test_an_unfinished_dataset_is_resumed_or_begun_anew_as_asked(folder, tmp_pat
     assert contents(tmp_path / "out") == contents(tmp_path / "copy") == contents(tmp_path / "whole")
 
 
+def test_a_url_is_resumed_too(folder, tmp_path):
+    url = f"memory://{tmp_path.name}/out"
+    interrupt(folder, url)
+    remote, root = fsspec.filesystem("memory"), f"/{tmp_path.name}/out"
+    before = remote.ls(root, detail=False)
+    assert f"{root}/.torchslip-packing-00002" in before and f"{root}/index.json" not in before
+    resumed = ts.pack(folder, url, shard_bytes="4kb")
+    ts.pack(folder, tmp_path / "whole", shard_bytes="4kb")
+
+    assert resumed.resumed_samples > 0
+    found = {path.rpartition("/")[2]: remote.cat_file(path) for path in remote.ls(root, detail=False)}
+    assert found == contents(tmp_path / "whole")
+
+
 def interrupt(folder, out):
     """Pack until a picture that cannot be read, and mend it."""
     bad = folder / "dog" / "35.jpg"
@@ -402,7 +420,6 @@ def interrupt(folder, out):
     with pytest.raises(SampleError):
         ts.pack(folder, out, shard_bytes="4kb")
     bad.write_bytes(whole)
-    assert "index.json" not in contents(out) and len(contents(out)) > 4
 
 
 @pytest.mark.parametrize("damage", ["shard missing", "shard cut", "note missing", "note damaged"])
@@ -436,3 +453,13 @@ def test_the_sidecar_is_no_part_of_the_index(folder, tmp_path):
 
     assert ts.MDS(tmp_path / "out").fetch(range(40)) == records
     assert set(json.loads((tmp_path / "out" / "index.json").read_text())) == {"shards", "version"}
+
+
+def test_the_examples_of_the_page_on_packing_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}
+    for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL):
+        exec(block, names)
+
+    assert names["few"].tolist() == [0, 1, 20, 21]
+    assert len(ts.MDS("photos-mds")) == len(ts.MDS("photos-small")) == 40

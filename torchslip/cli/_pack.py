@@ -39,9 +39,13 @@ def run_pack(
         FormatError: If an option is not a valid one, beside what `torchslip.pack` raises.
     """
     begin = time.monotonic()
-    with workers(processes) as executor, _options_in_words():
-        rule = _rule(image, shorter, longer_max, quality)
-        packed = ts.pack(source, out, image=rule, executor=executor, progress=True, **options)
+    try:
+        with workers(processes) as executor, _options_in_words():
+            rule = _rule(image, shorter, longer_max, quality)
+            packed = ts.pack(source, out, image=rule, executor=executor, progress=True, **options)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Interrupted; the same command goes on where it stopped.")
+        raise
     seconds = time.monotonic() - begin
     table = Table(show_header=False, title=f"Packed into {escape(packed.path)}", title_justify="left")
     table.add_row("samples", f"{packed.samples:,}")

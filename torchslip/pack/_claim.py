@@ -39,6 +39,9 @@ def claim(folder: Folder, *, exist_ok: bool, remote: bool) -> None:
     unfinished = any(marker in names for marker in _MARKERS)
     if not names or (remote and not unfinished and INDEX_NAME not in names):
         return
+    if all(name.startswith(TEMPORARY_PREFIX) for name in names):  # killed at its very first file
+        folder.remove(names)
+        return
     if not exist_ok:
         what = "an unfinished dataset" if unfinished and INDEX_NAME not in names else f"files ({names[0]}, ...)"
         raise FileExistsError(

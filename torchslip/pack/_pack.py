@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -13,16 +14,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from torchslip.errors import FormatError, MissingDependencyError, SampleError
+from torchslip.errors import FormatError, SampleError
 from torchslip.pack._chunks import map_records
 from torchslip.pack._claim import claim
 from torchslip.pack._journal import Journal, ShardNote
-from torchslip.pack._measure import channel_histogram, moments
+from torchslip.pack._measure import moments
 from torchslip.pack._progress import Progress
 from torchslip.pack._recipe import Pixels, Recipe, make_recipe, open_source
+from torchslip.pack._rows import PrepareRecords, Row
 from torchslip.pack._shard_builder import Shard, ShardBuilder
-from torchslip.pack._transcode import ImageRule, store_image
-from torchslip.sources import FieldIndexBuilder, LabelMode, Record, Source, locate
+from torchslip.pack._transcode import ImageRule
+from torchslip.sources import FieldIndexBuilder, LabelMode, Source, locate
 from torchslip.sources.mds import INDEX_NAME, SIDECAR_NAME, ArrayFile, Index, Sidecar, index_text
 from torchslip.storage import Folder, LocalFolder, open_folder
 
@@ -32,6 +34,7 @@ OnError = Literal["raise", "skip"]
 
 # The index of a field with more values than this would be as large as the field.
 _MAX_INDEXED_VALUES = 1 << 18
+_proof = logging.getLogger("torchslip.proof")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,60 +206,6 @@ def _prepare(folder: Folder, journal: Journal, recipe: Recipe, *, resume: bool, 
     return []
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A record as it will be stored, or why it cannot be."""
-
-    index: int
-    record: Record
-    image_sizes: Mapping[str, tuple[int, int]]
-    histograms: Mapping[str, npt.NDArray[np.int64]]
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _PrepareRecords:
-    """The work on a chunk of records."""
-
-    recipe: Recipe
-
-    def __call__(self, source: Source, ids: range) -> tuple[list[_Row], int]:
-        try:
-            records: list[Record | SampleError] = list(source.fetch(ids))
-        except SampleError:  # one of them, which says not which
-            records = [_fetch_one(source, index) for index in ids]
-        read_bytes = sum(len(record[name]) for record in records if isinstance(record, dict) for name in self.images)
-        return [self._row(source, index, record) for index, record in zip(ids, records, strict=True)], read_bytes
-
-    @property
-    def images(self) -> list[str]:
-        return self.recipe.image_fields
-
-    def _row(self, source: Source, index: int, found: Record | SampleError) -> _Row:
-        if isinstance(found, SampleError):
-            return _Row(index, {}, {}, {}, str(found))
-        record = {name: found[name] for name in self.recipe.fields}
-        sizes, histograms = {}, {}
-        for name in self.images:
-            try:
-                stored = store_image(record[name], self.recipe.rule, verify=self.recipe.verify)
-                if self.recipe.statistics:
-                    histograms[name] = channel_histogram(stored.data)
-            except (MissingDependencyError, MemoryError):
-                raise
-            except Exception as error:  # whatever a damaged file makes Pillow stumble over
-                return _Row(index, {}, {}, {}, str(error) or type(error).__name__)
-            record[name], sizes[name] = stored.data, (stored.height, stored.width)
-        return _Row(index, record, sizes, histograms)
-
-
-def _fetch_one(source: Source, index: int) -> Record | SampleError:
-    try:
-        return source.fetch([index])[0]
-    except SampleError as error:
-        return error
-
-
 class _Packer:
     """Puts rows into shards, and notes down what the sidecar will say."""
 
@@ -312,7 +261,7 @@ class _Packer:
 
     def run(self, executor: Executor | None, on_error: OnError, progress: bool) -> None:
         """Pack all records that are not packed yet."""
-        work = _PrepareRecords(self._recipe)
+        work = PrepareRecords(self._recipe)
         rows = map_records(self._source, work, executor=executor, begin=self._next_record)
         with Progress("Packing", len(self._source), shown=progress, done=self._next_record) as bar, _closing(rows):
             for row in rows:
@@ -323,7 +272,7 @@ class _Packer:
             self._store(self._builder.finish(), len(self._source))
             self._journal.wait()
 
-    def _add(self, row: _Row) -> str:
+    def _add(self, row: Row) -> str:
         """Add a row; returns why that is not possible."""
         try:
             # A source gives decimals as text, which is what is stored.
@@ -350,6 +299,7 @@ class _Packer:
                 "kept."
             )
         self._skipped_here.append({"id": index, "where": where, "reason": reason})
+        _proof.info("%s", {"event": "sample_skipped", "sample_id": index, "reason": f"{where}: {reason}"})
 
     def _store(self, shard: Shard | None, next_record: int) -> None:
         """Store a shard of the rows so far, if there is one."""
