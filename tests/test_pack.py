@@ -181,6 +181,14 @@ def test_orientation_and_colour_profile_of_a_resized_picture_stay_and_the_pixels
     assert stored.info["icc_profile"] == b"a profile"
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_metadata_does_not_make_a_bad_picture(tmp_path):
+    rows = [{"image": jpeg(200, 100, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01")}]
+    ts.pack(Rows(rows, {"image": "image"}), tmp_path / "out", image=ts.Resize(shorter=48))
+
+    assert ts.MDS(tmp_path / "out").image_sizes("image").tolist() == [[48, 96]]
+
+
 def test_every_kind_of_field_is_packed(tmp_path):
     row = {"a": 7, "b": 0.5, "c": "ä", "d": b"\0", "e": {"x": [1]}, "f": np.eye(2, dtype=np.float32)}
     schema = {"a": "int", "b": "float", "c": "str", "d": "bytes", "e": "json", "f": "array"}
@@ -349,6 +357,38 @@ def test_an_empty_source_becomes_an_empty_dataset(tmp_path):
 
     assert (packed.samples, packed.shards) == (0, 0)
     assert len(ts.MDS(tmp_path / "out")) == 0
+
+
+class Heavy(Rows):
+    """A source with a large part, whose place in memory its records tell."""
+
+    def __init__(self):
+        super().__init__([0] * 100, {"place": "int", "thread": "int"})
+        self.part = bytes(1 << 20)
+        self.seen = []
+
+    def fetch(self, indices):
+        self.seen.append(len(indices))
+        return [{"place": id(self.part), "thread": id(self.seen)} for _ in indices]
+
+
+def test_threads_have_a_copy_of_the_source_each_but_share_what_is_large(tmp_path):
+    source = Heavy()
+    ts.pack(source, tmp_path / "out", executor=ThreadPoolExecutor(3))
+    dataset = ts.MDS(tmp_path / "out")
+
+    assert list(dataset.index("place")) == [id(source.part)]
+    assert id(source.seen) not in dataset.index("thread") and not source.seen
+
+
+def test_two_packers_may_share_the_workers_of_one_executor(folder, tmp_path):
+    """A worker keeps one source at a time, so each asks for its own again and again."""
+    with ProcessPoolExecutor(1) as workers, ThreadPoolExecutor(2) as packers:
+        sources = {name: Rows([{"a": number} for number in range(2000)], {"a": "int"}) for name in ("one", "two")}
+        jobs = [packers.submit(ts.pack, source, tmp_path / name, executor=workers) for name, source in sources.items()]
+        assert [job.result(60).samples for job in jobs] == [2000, 2000]
+
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_a_source_that_does_not_pickle_is_an_error_that_says_so(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -95,8 +96,9 @@ def measure(
         raise ValueError(f"image_field must be one of the image fields {fields} of {source!r}; got {image_field!r}.")
     total = np.zeros((3, 256), np.int64)
     sizes, lengths, skipped = [], [], []
-    with Progress("Measuring", len(source), shown=progress) as bar:
-        for measured in map_records(source, _MeasureRecords(image_field), executor=executor):
+    rows = map_records(source, _MeasureRecords(image_field), executor=executor)
+    with Progress("Measuring", len(source), shown=progress) as bar, contextlib.closing(rows):
+        for measured in rows:
             bar.advance()
             if measured.histogram is not None:
                 total += measured.histogram

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -263,7 +263,10 @@ class _Packer:
         """Pack all records that are not packed yet."""
         work = PrepareRecords(self._recipe)
         rows = map_records(self._source, work, executor=executor, begin=self._next_record)
-        with Progress("Packing", len(self._source), shown=progress, done=self._next_record) as bar, _closing(rows):
+        with (
+            Progress("Packing", len(self._source), shown=progress, done=self._next_record) as bar,
+            contextlib.closing(rows),
+        ):
             for row in rows:
                 reason = row.reason or self._add(row)
                 if reason:
@@ -345,12 +348,3 @@ class _Packer:
 def _statistics(histogram: npt.NDArray[np.int64]) -> Mapping[str, Any]:
     pixels, mean, std = moments(histogram)
     return {"pixels": pixels, "mean": mean, "std": std}
-
-
-@contextlib.contextmanager
-def _closing(rows: Iterator[Any]) -> Iterator[None]:
-    """Stop the workers when the loop ends early."""
-    try:
-        yield
-    finally:
-        rows.close()  # type: ignore[attr-defined]

@@ -133,7 +133,7 @@ def _encode(data: bytes, height: int, width: int, quality: int) -> bytes:
         if picture.mode == mode and (profile := picture.info.get("icc_profile")):
             options["icc_profile"] = profile
         # Decoding does not turn pictures, before or after; the tag stays for programs that do.
-        if (orientation := picture.getexif().get(_ORIENTATION, 1)) != 1:
+        if (orientation := _orientation(picture)) != 1:
             exif = Image.Exif()
             exif[_ORIENTATION] = orientation
             options["exif"] = exif
@@ -145,6 +145,14 @@ def _encode(data: bytes, height: int, width: int, quality: int) -> bytes:
     out = io.BytesIO()
     pixels.save(out, "JPEG", quality=quality, subsampling=_SUBSAMPLING_420, **options)
     return out.getvalue()
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata does not make a bad picture
+        return 1
+    return found if found in range(1, 9) else 1
 
 
 def encoder_version() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -71,8 +72,9 @@ def verify(
     if isinstance(source, MDS) and (Path(source.root) / INDEX_NAME).is_file():
         return _verify_shards(source, executor, progress)
     problems = []
-    with Progress("Verifying", len(source), shown=progress) as bar:
-        for problem in map_records(source, _check_records, executor=executor):
+    found = map_records(source, _check_records, executor=executor)
+    with Progress("Verifying", len(source), shown=progress) as bar, contextlib.closing(found):
+        for problem in found:
             problems += [] if problem is None else [problem]
             bar.advance()
     return Verified(len(source), False, problems)
@@ -125,8 +127,9 @@ def _verify_shards(source: MDS, executor: Executor | None, progress: bool) -> Ve
     shards = _Shards(Path(source.root), index, starts, image_fields(source.schema))
     problems: list[Problem] = []
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in shards.images}
-    with Progress("Verifying", len(source), shown=progress) as bar:
-        for checked in map_records(shards, _check_shards, executor=executor):
+    results = map_records(shards, _check_shards, executor=executor)
+    with Progress("Verifying", len(source), shown=progress) as bar, contextlib.closing(results):
+        for checked in results:
             problems += checked.problems
             for name, found in checked.image_sizes.items():
                 sizes[name] += found
