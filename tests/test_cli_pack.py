@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -101,18 +102,34 @@ def test_another_dataset_is_replaced_only_with_replace(run, tmp_path, picture_fo
     assert ts.MDS(tmp_path / "out").sidecar.packed["hashes"] == ["md5", "sha256"]
 
 
-def test_an_interrupted_command_says_so_and_goes_on_where_it_stopped(run, tmp_path, picture_folder):
-    command = ["pack", str(picture_folder), "out", "--shard-bytes", "1kb", "--statistics"]
-    process = subprocess.Popen([*COMMAND, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+def start(tmp_path, *command):
+    """A command that is packing in a process of its own."""
+    process = subprocess.Popen([*COMMAND, *map(str, command)], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
     while not (tmp_path / "out" / ".torchslip-packing-00003").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.001)
+    return process
+
+
+def test_an_interrupted_command_says_so_and_goes_on_where_it_stopped(run, tmp_path, picture_folder):
+    options = ["--shard-bytes", "1kb", "--statistics"]
+    process = start(tmp_path, "pack", picture_folder, "out", *options)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130 and errors == "Interrupted; the same command goes on where it stopped.\n"
-    assert "of these before" in run(*command)
-    run("pack", picture_folder, "whole", *command[3:])
+    assert "of these before" in run("pack", picture_folder, "out", *options)
+    run("pack", picture_folder, "whole", *options)
     contents = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("out", "whole")]
     assert contents[0] == contents[1]
+
+
+def test_the_workers_of_a_command_that_is_killed_end_too(tmp_path, picture_folder):
+    process = start(tmp_path, "pack", picture_folder, "out", "--shard-bytes", "1kb", "--workers", 1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate(timeout=60)
+
+    assert children
+    assert not psutil.wait_procs(children, timeout=60)[1]

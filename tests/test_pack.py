@@ -279,7 +279,9 @@ def test_a_bad_image_stops_and_is_named_or_is_skipped_and_listed(folder, tmp_pat
     with pytest.raises(SampleError, match=r"Sample 7 cannot be packed: .*07.jpg.*on_error='skip'"):
         ts.pack(source, tmp_path / "out", shard_bytes="4kb")
     packed = ts.pack(source, tmp_path / "out", shard_bytes="4kb", on_error="skip")
+    ts.pack(source, tmp_path / "whole", shard_bytes="4kb", on_error="skip")
 
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert [(each["id"], each["where"]) for each in packed.skipped] == [(7, str(bad))]
     assert packed.samples == len(ts.MDS(tmp_path / "out")) == 39 and packed.resumed_samples
     assert ts.MDS(tmp_path / "out").sidecar.skipped == packed.skipped
@@ -412,7 +414,7 @@ class Failing(Rows):
         return [{"a": 1 // (99 - index)} for index in indices]
 
 
-def test_a_url_gets_the_same_bytes_shards_before_the_index(folder, tmp_path):
+def test_a_url_gets_the_same_bytes_and_the_index_last(folder, tmp_path):
     remote = fsspec.filesystem("memory")
     url = f"memory://{tmp_path.name}/out"
     packed = ts.pack(folder, url, shard_bytes="8kb")
@@ -421,6 +423,8 @@ def test_a_url_gets_the_same_bytes_shards_before_the_index(folder, tmp_path):
     root = f"/{tmp_path.name}/out"
     found = {path.rpartition("/")[2]: remote.cat_file(path) for path in remote.ls(root, detail=False)}
     assert found == contents(tmp_path / "out")
+    arrived = sorted(remote.ls(root), key=lambda file: file["created"])
+    assert [file["name"].rpartition("/")[2] for file in arrived[-2:]] == [SIDECAR_NAME, "index.json"]
     assert ts.pack(folder, url, shard_bytes="8kb").resumed_samples == packed.samples == 40
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import Any
 
 from rich.console import Console
@@ -86,8 +89,20 @@ def workers(processes: int | None) -> Iterator[Executor | None]:
     if processes is None:
         yield None
         return
-    with ProcessPoolExecutor(processes, get_context("spawn")) as executor:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=_end_with_parent) as executor:
         yield executor
+
+
+def _end_with_parent() -> None:
+    """Without this, the workers of a command that is killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def wait_and_end() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait_and_end, daemon=True, name="torchslip-parent").start()
 
 
 @contextlib.contextmanager

@@ -183,5 +183,6 @@ class Journal:
 
     def clear(self) -> None:
         """Remove the notes and what was half written, and then what says whose they are."""
-        ours = (f"{PACKING_MARKER}-", TEMPORARY_PREFIX)
-        self._folder.remove([*(name for name in self._folder.names() if name.startswith(ours)), PACKING_MARKER])
+        names = self._folder.names()
+        ours = [name for name in names if name.startswith((f"{PACKING_MARKER}-", TEMPORARY_PREFIX))]
+        self._folder.remove([*ours, *(name for name in names if name == PACKING_MARKER)])
