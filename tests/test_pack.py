@@ -393,6 +393,12 @@ def test_two_packers_may_share_the_workers_of_one_executor(folder, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+def test_a_source_without_a_field_to_pack_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no field to pack"):
+        ts.pack(Rows([{"label": 1}], {"label": "int"}), tmp_path / "out", label_mode="none")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_source_that_does_not_pickle_is_an_error_that_says_so(tmp_path):
     source = Rows([{"a": 1}], {"a": "int"})
     source.hook = lambda: None

@@ -117,6 +117,8 @@ def make_recipe(
     if compression:
         parse_compression(compression)
     fields = {name: kind for name, kind in source.schema.items() if labels or name != "label"}
+    if not fields:
+        raise ValueError(f"There is no field to pack in {source!r}.")
     encodings: Mapping[str, str] = getattr(source, "encodings", {})
     return Recipe(
         fields=fields,
