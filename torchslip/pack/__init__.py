@@ -1,4 +1,7 @@
-"""Any source to MDS: writers and `pack`; the index of what several writers wrote; and looking at what was written."""
+"""Any source to MDS: writers and `pack`; the index of what several writers wrote; and looking at what was written.
+
+In the package, ``torchslip.pack`` is the function; ``from torchslip.pack import verify`` finds the others as well.
+"""
 
 from torchslip.pack._mds_writer import MDSWriter
 from torchslip.pack._measure import ImageStatistics, measure
