@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mds_samples import COLUMNS, SIMPLE_COLUMNS, digest, digests, sample
 
-from torchslip.pack import MDSWriter, merge_index
+from torchslip.pack import MDSWriter, merge_index, pack
 from torchslip.sources import MDS
 from torchslip.sources.mds import COMPRESSIONS, HASHES, parse_encoding
 
@@ -127,6 +127,26 @@ def test_what_we_write_they_read(their_digests, name):
             record[column] = encoding.decode(encoding.encode(value))
         expected.append(digests(record))
     assert their_digests[name] == expected
+
+
+def test_they_read_what_was_packed_and_its_columns_are_theirs(ours, peer, picture_folder, tmp_path):
+    """Beside a sidecar; images of any format in a column of encoding jpeg."""
+    pack(ours / "zstd", tmp_path / "again", shard_bytes=20_000)
+    pack(picture_folder, tmp_path / "folder", shard_bytes=200_000, compression="zstd")
+    lines = peer(*({"do": "stream", "root": str(tmp_path / name)} for name in ("again", "folder")))
+
+    expected = []
+    for record in MDS(tmp_path / "folder").fetch(range(42)):
+        image = parse_encoding("jpeg").decode(record["image"])
+        expected.append(digests({"image": image, "label": record["label"]}))
+    assert lines[SAMPLES:] == expected
+    theirs_of_ours = peer({"do": "stream", "root": str(ours / "zstd")})
+    assert [without_pixels(line) for line in lines[:SAMPLES]] == [without_pixels(line) for line in theirs_of_ours]
+
+
+def without_pixels(line):
+    """A column of pixels is packed as PNG files, which give another mode for some of them."""
+    return {name: value for name, value in json.loads(line).items() if name != "pixels"}
 
 
 def test_an_empty_shard_of_theirs_is_passed_over(theirs):

@@ -16,7 +16,7 @@ from cache_children import SAMPLES, fetch_all, fetch_forever, row, used_bytes, w
 from PIL import Image
 
 import torchslip as ts
-from torchslip.errors import FormatError, SampleError
+from torchslip.errors import SampleError
 from torchslip.sources import MDS
 from torchslip.storage import NodeCache
 
@@ -106,7 +106,7 @@ def test_open_knows_a_url(make, tmp_path):
     source = ts.open(remote.url, cache=tmp_path, storage_options=remote.options)
     assert isinstance(source, MDS)
     assert repr(source) == f"MDS('{remote.url}': {SAMPLES} samples in {SHARDS} shards)"
-    with pytest.raises(FormatError, match=r"has no index\.json"):
+    with pytest.raises(FileNotFoundError, match=f"{remote.url}/missing"):
         ts.open(f"{remote.url}/missing", storage_options=remote.options)
 
 

@@ -33,7 +33,7 @@ from torchslip.decode import (
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, StorageError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Stream, StreamingDataset, collate
 from torchslip.order import DistributedBatchSampler, MixedOrder, Order, Sequential, Shuffled, Subset
-from torchslip.pack import MDSWriter, merge_index
+from torchslip.pack import MDSWriter, Resize, merge_index, pack
 from torchslip.sources import MDS, ImageFolder, Mixture, Objects, Source, mix, open
 from torchslip.storage import NodeCache, Snapshot, resolve
 
@@ -58,6 +58,7 @@ __all__ = [
     "Objects",
     "Order",
     "RandomResizedCrop",
+    "Resize",
     "ResizeCrop",
     "ResizeShortCropLong",
     "SampleError",
@@ -76,5 +77,6 @@ __all__ = [
     "merge_index",
     "mix",
     "open",
+    "pack",
     "resolve",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -50,6 +50,92 @@ def inspect(
     run_inspect(Console(), path=path, image=image, sample=sample)
 
 
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes to use. Default: threads, one for each core.")
+]
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(help="A dataset: a folder of pictures, or whatever inspect knows.")],
+    out: Annotated[str, typer.Argument(help="A folder or URL for the packed dataset.")],
+    image: Annotated[
+        Literal["keep", "jpeg"], typer.Option(help="Keep image files as they are, or make all of them JPEG.")
+    ] = "keep",
+    shorter: Annotated[int | None, typer.Option(help="Make pictures smaller, to this shorter side in pixels.")] = None,
+    longer_max: Annotated[int | None, typer.Option(help="The longest that the longer side may be, in pixels.")] = None,
+    quality: Annotated[
+        int | None, typer.Option(help="Of pictures that are made smaller: 1 to 100, default 90.")
+    ] = None,
+    shard_bytes: Annotated[str, typer.Option(help="Size of a shard, such as 64mb.")] = "64mb",
+    compression: Annotated[str | None, typer.Option(help="Such as zstd or zstd:7. JPEG does not get smaller.")] = None,
+    hashes: Annotated[
+        list[str] | None, typer.Option("--hash", help="Of the shards; may be repeated. Default: sha1.")
+    ] = None,
+    label_mode: Annotated[
+        Literal["auto", "none", "imagefolder"], typer.Option(help="Whether the sub-folders are classes.")
+    ] = "auto",
+    require_labels: Annotated[bool, typer.Option("--require-labels", help="Refuse pictures without a class.")] = False,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="Stop at a picture that cannot be read, or leave it out.")
+    ] = "raise",
+    verify: Annotated[bool, typer.Option(help="Decode every picture.")] = True,
+    statistics: Annotated[bool, typer.Option("--statistics", help="Compute mean and standard deviation too.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with what an earlier call has not finished.")] = True,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace another dataset that is there.")] = False,
+    processes: Workers = None,
+) -> None:
+    """Pack a dataset into MDS: a few large files instead of many small ones, and an index.
+
+    Killed at any moment, the same command goes on where it stopped.
+    """
+    from torchslip.cli._pack import run_pack
+
+    run_pack(
+        Console(),
+        source=source,
+        out=out,
+        image=image,
+        shorter=shorter,
+        longer_max=longer_max,
+        quality=quality,
+        processes=processes,
+        shard_bytes=shard_bytes,
+        compression=compression,
+        hashes=hashes or "sha1",
+        label_mode=label_mode,
+        require_labels=require_labels,
+        on_error=on_error,
+        verify=verify,
+        statistics=statistics,
+        resume=resume,
+        exist_ok=replace,
+    )
+
+
+@app.command()
+def verify(
+    path: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset.")], processes: Workers = None
+) -> None:
+    """Check every hash, size and picture of a dataset; exit code 1 if something is wrong."""
+    from torchslip.cli._verify import run_verify
+
+    if not run_verify(Console(), path=path, processes=processes):
+        raise typer.Exit(1)
+
+
+@app.command()
+def stats(
+    path: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset with pictures.")],
+    image: Annotated[Path | None, typer.Option(help="Draw values and sizes into this file.")] = None,
+    processes: Workers = None,
+) -> None:
+    """Compute mean and standard deviation over all pixels of a dataset, and the sizes of its pictures."""
+    from torchslip.cli._stats import run_stats
+
+    run_stats(Console(), path=path, image=image, processes=processes)
+
+
 @app.command()
 def resolve(
     link: Annotated[str, typer.Argument(help="base, base@refresh or base@sha256:HASH; the base is a folder or a URL.")],
@@ -92,7 +178,10 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         from torchslip.errors import TorchslipError
 
-        known = TorchslipError | FileNotFoundError | NotADirectoryError | PermissionError | TimeoutError
+        known = (
+            *(TorchslipError, FileExistsError, FileNotFoundError, NotADirectoryError, PermissionError),
+            TimeoutError,
+        )
         expected = isinstance(error, known)
         if not expected:
             raise

@@ -106,7 +106,8 @@ def _spread(values: list[int]) -> str:
 
 
 def _classes(source: ts.Source, classes: list[str]) -> Table:
-    counts = np.bincount(source.targets, minlength=len(classes))  # type: ignore[attr-defined]
+    index = source.index("label")  # type: ignore[attr-defined]
+    counts = np.array([len(index[label]) if label in index else 0 for label in range(len(classes))])
     table = Table("label", "class", "records", title=f"{len(classes)} classes", title_justify="left")
     for label, name in enumerate(classes[:_MAX_LISTED]):
         table.add_row(str(label), escape(name), f"{counts[label]:,}")

@@ -1,6 +1,24 @@
-"""Any source to MDS: writers, and the index of what several of them wrote."""
+"""Any source to MDS: writers and `pack`; the index of what several writers wrote; and looking at what was written.
+
+In the package, ``torchslip.pack`` is the function; ``from torchslip.pack import verify`` finds the others as well.
+"""
 
 from torchslip.pack._mds_writer import MDSWriter
+from torchslip.pack._measure import ImageStatistics, measure
 from torchslip.pack._merge import merge_index
+from torchslip.pack._pack import Packed, pack
+from torchslip.pack._transcode import Resize
+from torchslip.pack._verify import Problem, Verified, verify
 
-__all__ = ["MDSWriter", "merge_index"]
+__all__ = [
+    "ImageStatistics",
+    "MDSWriter",
+    "Packed",
+    "Problem",
+    "Resize",
+    "Verified",
+    "measure",
+    "merge_index",
+    "pack",
+    "verify",
+]

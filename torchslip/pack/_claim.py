@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 
 from torchslip.errors import FormatError
-from torchslip.sources.mds import INDEX_NAME, Index
+from torchslip.sources.mds import INDEX_NAME, SIDECAR_NAME, Index
 from torchslip.storage import TEMPORARY_PREFIX, Folder
 
-__all__ = ["WRITING_MARKER", "claim"]
+__all__ = ["PACKING_MARKER", "WRITING_MARKER", "claim", "packing_note"]
 
 WRITING_MARKER = ".torchslip-writing"
 """Lies in a local folder while a writer is at work there, and stays if it is killed."""
 
+PACKING_MARKER = ".torchslip-packing"
+"""Lies in a folder while `pack` is at work there, with notes of what is finished, and stays if it is killed."""
+
+_MARKERS = (WRITING_MARKER, PACKING_MARKER)
 _SHARD_NAME = re.compile(r"shard\.\d{5,}\.mds(\.[a-z0-9]+)?")
 
 
@@ -32,19 +36,22 @@ def claim(folder: Folder, *, exist_ok: bool, remote: bool) -> None:
         FileExistsError: If there is something and `exist_ok` is False, or something that is not part of a dataset.
     """
     names = folder.names()
-    if not names or (remote and INDEX_NAME not in names):
+    unfinished = any(marker in names for marker in _MARKERS)
+    if not names or (remote and not unfinished and INDEX_NAME not in names):
         return
-    unfinished = WRITING_MARKER in names
+    if all(name.startswith(TEMPORARY_PREFIX) for name in names):  # killed at its very first file
+        folder.remove(names)
+        return
     if not exist_ok:
         what = "an unfinished dataset" if unfinished and INDEX_NAME not in names else f"files ({names[0]}, ...)"
         raise FileExistsError(
             f"There are already {what} in {folder}. Choose an empty folder, or pass exist_ok=True to replace a dataset "
             "that is there."
         )
-    ours = {INDEX_NAME, *_listed(folder)} if INDEX_NAME in names else set()
-    ours |= {name for name in names if name.startswith(TEMPORARY_PREFIX)}
+    ours = {INDEX_NAME, SIDECAR_NAME, *_listed(folder)} if INDEX_NAME in names else set()
+    ours |= {name for name in names if name.startswith((TEMPORARY_PREFIX, f"{PACKING_MARKER}-"))}
     if unfinished:
-        ours |= {WRITING_MARKER, *(name for name in names if _SHARD_NAME.fullmatch(name))}
+        ours |= {*_MARKERS, SIDECAR_NAME, *(name for name in names if _SHARD_NAME.fullmatch(name))}
     foreign = [name for name in names if name not in ours]
     if foreign:
         raise FileExistsError(
@@ -52,7 +59,15 @@ def claim(folder: Folder, *, exist_ok: bool, remote: bool) -> None:
             "from it. exist_ok=True replaces what an index there lists, and nothing else: choose another folder, or "
             "empty this one yourself."
         )
-    folder.remove(sorted(ours, key=lambda name: (name != INDEX_NAME, name == WRITING_MARKER, name)))
+    if not unfinished:  # should this be killed, the rest must not look like the files of somebody else
+        folder.write(WRITING_MARKER, b"A dataset is being replaced here.\n")
+        ours.add(WRITING_MARKER)
+    folder.remove(sorted(ours, key=lambda name: (name != INDEX_NAME, name in _MARKERS, name)))
+
+
+def packing_note(number: int) -> str:
+    """The name of the note that a packer leaves of shard `number`."""
+    return f"{PACKING_MARKER}-{number:05}"
 
 
 def _listed(folder: Folder) -> list[str]:

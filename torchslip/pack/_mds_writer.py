@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import struct
 import tempfile
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from torchslip.pack._claim import WRITING_MARKER, claim
+from torchslip.pack._shard_builder import Shard, ShardBuilder
 from torchslip.pack._upload import Uploader
-from torchslip.sources.mds import (
-    INDEX_NAME,
-    checked_hashes,
-    hash_bytes,
-    index_text,
-    parse_compression,
-    parse_encoding,
-)
-from torchslip.storage import LocalFolder, open_folder, parse_bytes
+from torchslip.sources.mds import INDEX_NAME, index_text
+from torchslip.storage import LocalFolder, open_folder
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["MDSWriter"]
 
 Place = str | os.PathLike[str]
-
-_MAX_BYTES = (1 << 32) - 1  # offsets are uint32
 
 
 class MDSWriter:
@@ -88,24 +77,7 @@ class MDSWriter:
         max_workers: int = 8,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._columns = [(name, parse_encoding(columns[name])) for name in sorted(columns)]
-        if not self._columns:
-            raise ValueError("columns must name at least one column.")
-        self._compression = parse_compression(compression) if compression else None
-        self._hashes = checked_hashes(hashes)
-        self._size_limit = _parse_size(size_limit) if size_limit else None
-        self._config = {
-            "column_encodings": [encoding.name for _, encoding in self._columns],
-            "column_names": [name for name, _ in self._columns],
-            "column_sizes": [encoding.size for _, encoding in self._columns],
-            "compression": compression or None,
-            "format": "mds",
-            "hashes": self._hashes,
-            "size_limit": self._size_limit,
-            "version": 2,
-        }
-        self._config_bytes = json.dumps(self._config, sort_keys=True).encode()
-
+        self._builder = ShardBuilder(columns=columns, compression=compression, hashes=hashes, size_limit=size_limit)
         local, url = _places(out, remote)
         self._remote = None if url is None else open_folder(url, storage_options, retry={"attempts": retry + 1})
         if local is not None:
@@ -120,16 +92,10 @@ class MDSWriter:
             None if self._remote is None else Uploader(self._remote, max_workers=max_workers, keep_local=self._keeps)
         )
 
-        self._shards: list[dict[str, Any]] = []
+        self._shards: list[Mapping[str, Any]] = []
         self._written: list[str] = []
         self._done = self._aborted = False
         self._progress = _start_progress() if progress else None
-        self._begin_shard()
-
-    def _begin_shard(self) -> None:
-        self._samples: list[list[bytes]] = []
-        self._sizes: list[int] = []
-        self._shard_bytes = 8 + len(self._config_bytes)
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Add a sample. One that cannot be stored changes nothing.
@@ -144,81 +110,25 @@ class MDSWriter:
         """
         if self._done:
             raise ValueError("The writer has finished; open another one.")
-        parts = self._encode(sample)
-        size = sum(map(len, parts))
+        parts = self._builder.encode(sample)
         try:
             if self._uploader is not None:
                 self._uploader.check()
-            if self._size_limit and self._samples and self._size_limit < self._shard_bytes + size + 4:
-                self._flush()
+            self._store(self._builder.add(parts))
         except BaseException:
             self.abort()
             raise
-        if self._shard_bytes + size + 4 > _MAX_BYTES:
-            raise ValueError(
-                f"A sample of {size} bytes would make the shard larger than the 4 GiB that its 32-bit offsets can "
-                f"reach; {'divide it' if not self._samples else 'set size_limit'}."
-            )
-        self._samples.append(parts)
-        self._sizes.append(size)
-        self._shard_bytes += size + 4
         if self._progress is not None:
             self._progress.advance(self._progress.task_ids[0])
 
-    def _encode(self, sample: Mapping[str, Any]) -> list[bytes]:
-        if len(sample) != len(self._columns) or not all(name in sample for name, _ in self._columns):
-            names = [name for name, _ in self._columns]
-            missing = [name for name in names if name not in sample]
-            unknown = [str(name) for name in sample if name not in names]
-            raise ValueError(
-                f"The sample must have the columns {', '.join(names)}"
-                + (f"; missing: {', '.join(missing)}" if missing else "")
-                + (f"; unknown: {', '.join(unknown)}" if unknown else "")
-                + "."
-            )
-        data, head = [], []
-        for name, encoding in self._columns:
-            try:
-                value = encoding.encode(sample[name])
-                if encoding.size is None:
-                    head.append(struct.pack("<I", len(value)))
-            except (KeyboardInterrupt, MemoryError):
-                raise
-            except Exception as error:  # Pillow, json and pickle have classes of their own
-                kind = TypeError if isinstance(error, TypeError) else ValueError
-                raise kind(f"Column {name!r} ({encoding.name}): {error}.") from error
-            data.append(value)
-        return [*head, *data]
-
-    def _flush(self) -> None:
-        count = len(self._samples)
-        first = 4 + 4 * (count + 1) + len(self._config_bytes)
-        raw = b"".join(
-            (
-                struct.pack(f"<{count + 2}I", count, *accumulate(self._sizes, initial=first)),
-                self._config_bytes,
-                *(part for parts in self._samples for part in parts),
-            )
-        )
-        self._begin_shard()
-        name = f"shard.{len(self._shards):05}.mds"
-        entry = {**self._config, "samples": count, "raw_data": self._describe(name, raw), "zip_data": None}
-        if self._compression is not None:
-            raw = self._compression.compress(raw)
-            name = f"{name}.{self._compression.name}"
-            entry["zip_data"] = self._describe(name, raw)
-        self._written.append(name)
-        self._local.write(name, raw)
-        self._shards.append(entry)
+    def _store(self, shard: Shard | None) -> None:
+        if shard is None:
+            return
+        self._written.append(shard.name)
+        self._local.write(shard.name, shard.data)
+        self._shards.append(shard.entry)
         if self._uploader is not None:
-            self._uploader.submit(self._local.path / name)
-
-    def _describe(self, name: str, data: bytes) -> dict[str, Any]:
-        return {
-            "basename": name,
-            "bytes": len(data),
-            "hashes": {algorithm: hash_bytes(algorithm, data) for algorithm in self._hashes},
-        }
+            self._uploader.submit(self._local.path / shard.name)
 
     def finish(self) -> None:
         """Write the last shard, wait for the uploads, and write the index. After it, nothing can be written."""
@@ -227,8 +137,7 @@ class MDSWriter:
         if self._done:
             return
         try:
-            if self._samples:
-                self._flush()
+            self._store(self._builder.finish())
             index = index_text(self._shards).encode()
             if self._uploader is not None:
                 self._uploader.finish()
@@ -253,7 +162,6 @@ class MDSWriter:
 
     def _end(self) -> None:
         self._done = True
-        self._begin_shard()
         self._local.remove([WRITING_MARKER])
         if self._made_folder and not self._local.names():
             self._local.path.rmdir()
@@ -285,16 +193,6 @@ def _places(out: Place | tuple[Place, Place], remote: Place | None) -> tuple[Pat
     folder = open_folder(out)
     assert isinstance(folder, LocalFolder)
     return folder.path, os.fspath(remote) if remote is not None else None
-
-
-def _parse_size(size: int | str) -> int:
-    number = parse_bytes(size)
-    if number is None or number > _MAX_BYTES:
-        raise ValueError(
-            "size_limit must be a number of bytes from 1 to 4294967295 (the offsets have 32 bits), or such as '64mb' "
-            f"or '1.5gb'; got {size!r}."
-        )
-    return number
 
 
 def _start_progress() -> Progress | None:

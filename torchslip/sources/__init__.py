@@ -1,6 +1,7 @@
 """What is stored: the `Source` protocol, the formats that fulfil it, and `open`, which finds the right one."""
 
 from torchslip.sources._concatenated import Concatenated
+from torchslip.sources._field_index import FieldIndex, FieldIndexBuilder, index_values
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
 from torchslip.sources._mixture import Mixture, mix
 from torchslip.sources._objects import ObjectKind, Objects
@@ -13,6 +14,8 @@ __all__ = [
     "IMG_EXTENSIONS",
     "MDS",
     "Concatenated",
+    "FieldIndex",
+    "FieldIndexBuilder",
     "FieldKind",
     "Format",
     "ImageFolder",
@@ -25,6 +28,7 @@ __all__ = [
     "Source",
     "checked_indices",
     "image_fields",
+    "index_values",
     "locate",
     "mix",
     "open",

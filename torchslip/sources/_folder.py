@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchslip.errors import FormatError, SampleError
+from torchslip.sources._field_index import FieldIndex, FieldIndexBuilder
 from torchslip.sources._source import Record, Schema, checked_indices
 from torchslip.storage import LabelMode
 
@@ -120,6 +121,18 @@ class ImageFolder:
         if self._class_ends is None:
             raise AttributeError(f"{self!r} has no labels.")
         return np.repeat(np.arange(len(self.classes)), np.diff(self._class_ends, prepend=0))
+
+    def index(self, name: str) -> FieldIndex:
+        """The samples of each label: ``ts.Subset(source.index("label")[3])``.
+
+        Raises:
+            ValueError: If `name` is not ``label``, or the folder has no classes.
+        """
+        if name != "label" or self._class_ends is None:
+            raise ValueError(f"{self!r} can be indexed by label only, and only if it has classes; got {name!r}.")
+        builder = FieldIndexBuilder()
+        builder.add(self.targets.tolist())
+        return builder.build()
 
     def relative_path(self, index: int) -> str:
         """The path of record `index` below `root`, with ``/``."""

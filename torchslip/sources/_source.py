@@ -24,6 +24,7 @@ class Source(Protocol):
 
     * ``locate(index) -> str``: the path or URL of a record, for error messages;
     * ``classes: list[str]``: the names of the values of ``label``;
+    * ``index(name)``: the value of a field to the ids of the samples that have it;
     * ``shard_sizes``: how many records each shard holds, where the data lies in shards;
     * ``prepare(indices, counts) -> bool``: takes note of the records that come next, in this order, each of which
       stands for as many as `counts` says, so that it can fetch them ahead; False if that makes no difference.

@@ -145,6 +145,15 @@ class NodeCache:
                     f"{again.__cause__}; it was read twice: {entry.url} (cache entry {entry.name})"
                 ) from again
 
+    def claim(self) -> None:
+        """Make the folder, if it is not there yet.
+
+        Raises:
+            FormatError: If it has files, but is no cache.
+            OSError: If it cannot be made.
+        """
+        check_marker(self.root)
+
     def prefetch(self, entry: Entry, fetch: Fetch, *, check: Check | None = None, next_use: int = 0) -> Prefetched:
         """Fetch an entry that will be needed, if there is room and nobody does; never waits for another process.
 

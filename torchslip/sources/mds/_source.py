@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import os
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchslip.errors import FormatError, MissingDependencyError, SampleError
+from torchslip.sources._field_index import FieldIndex, index_values
 from torchslip.sources._source import FieldKind, Record, Schema, checked_indices
 from torchslip.sources.mds._cached import CachedShards
 from torchslip.sources.mds._encodings import parse_encoding
@@ -20,6 +22,7 @@ from torchslip.sources.mds._hashing import HASHES
 from torchslip.sources.mds._index import INDEX_NAME, Index
 from torchslip.sources.mds._layout import Layout
 from torchslip.sources.mds._shard import FieldPlan, open_shard
+from torchslip.sources.mds._sidecar import Sidecar, cached_index, find_sidecar
 from torchslip.sources.mds._split_shard import open_split_shard
 from torchslip.storage import LocalFolder, NodeCache, open_folder
 
@@ -68,7 +71,8 @@ class MDS:
             True for the first that the index has. Sizes are always checked, and what was downloaded where there are
             hashes.
         allow_pickle: Unpickle ``pkl`` columns. A pickle can run any code: only for data of your own.
-        image_columns: Columns of encoding ``bytes`` whose values are image files.
+        image_columns: Columns of encoding ``bytes`` whose values are image files. What `torchslip.pack` wrote says so
+            itself.
         decoded: Give every value as it was written: PIL images instead of their bytes, numpy's own scalars, `Decimal`.
 
     Raises:
@@ -111,6 +115,11 @@ class MDS:
         self._places: dict[int, Place] = {}
         self._allow_pickle = allow_pickle
         self._decoded = decoded
+        self.sidecar: Sidecar | None = find_sidecar(self.folder, lambda: self.fingerprint)
+        """What `torchslip.pack` knew of the dataset; None if it was written by something else."""
+        fields = self.sidecar.fields if self.sidecar is not None else {}
+        image_columns = [*image_columns, *(name for name, kind in fields.items() if kind == "image")]
+        self._whole_schema = _schema(self._index, where, None, image_columns, allow_pickle)
         self._schema = _schema(self._index, where, columns, image_columns, allow_pickle)
         ends = np.cumsum(self._index.samples)
         self._unsigned_ends = ends.astype(np.uint64)
@@ -134,12 +143,6 @@ class MDS:
         return dict(self._schema)
 
     @property
-    def encodings(self) -> dict[str, str]:
-        """The encodings of the columns that are read, as the index has them."""
-        columns = dict(self._index.layouts[0].columns) if self._index.layouts else {}
-        return {name: columns[name] for name in self._schema}
-
-    @property
     def fingerprint(self) -> str:
         """A hash of what the index says of the shards: columns, samples, names, sizes, hashes."""
         return f"mds:sha256:{self._index.fingerprint}"
@@ -148,6 +151,52 @@ class MDS:
     def shard_sizes(self) -> npt.NDArray[np.int64]:
         """How many samples each shard holds, int64 ``[shards]``."""
         return self._index.samples.copy()
+
+    @property
+    def encodings(self) -> dict[str, str]:
+        """The columns that are read and the MDS encoding of each; empty where shards are of another format."""
+        layouts = [layout for layout in self._index.layouts if layout.format == "mds"]
+        return {name: encoding for layout in layouts for name, encoding in layout.columns if name in self._schema}
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the values of ``label``, if `torchslip.pack` has written them; else nothing."""
+        return list(self.sidecar.classes) if self.sidecar is not None else []
+
+    def image_sizes(self, name: str) -> npt.NDArray[np.int32]:
+        """Height and width of every image of a field in pixels, int32 ``[len, 2]``, without reading the images.
+
+        Raises:
+            ValueError: If the dataset was not written by `torchslip.pack`, or there is no such field.
+        """
+        sizes = self.sidecar.image_sizes(name) if self.sidecar is not None else None
+        if sizes is None:
+            raise ValueError(f"The image sizes of {name!r} are not stored; torchslip.pack does it: {self!r}")
+        return sizes
+
+    def index(self, name: str) -> FieldIndex:
+        """The samples of each value of a field: ``ts.Subset(source.index("label")[3])``.
+
+        `torchslip.pack` has stored it. Otherwise that column alone is read, once, and the result kept in `cache`.
+
+        Raises:
+            ValueError: If there is no such field, or its values are neither integers nor strings.
+            SampleError: If a sample cannot be read.
+        """
+        kind = self._whole_schema.get(name)
+        if kind not in ("int", "str"):
+            fields = [each for each, kind in self._whole_schema.items() if kind in ("int", "str")]
+            raise ValueError(
+                f"index takes one of the fields of integers or strings ({', '.join(fields)}); got {name!r}."
+            )
+        stored = self.sidecar.index(name) if self.sidecar is not None else None
+        if stored is not None:
+            return stored
+        column = copy.copy(self)
+        column._schema = {name: kind}
+        # The fingerprint of an index without hashes does not tell labels from others of the same size.
+        identity = f"{self.fingerprint}\0{self.root}\0{self.folder.stat(INDEX_NAME)!r}"
+        return cached_index(self._files.cache, identity, name, lambda: index_values(column, name))
 
     def locate(self, index: int) -> str:
         """The path of the shard of a sample, and which of its samples it is."""
