@@ -32,7 +32,7 @@ from torchslip.decode import (
 )
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, collate
-from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
+from torchslip.order import DistributedBatchSampler, LeaseSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
 from torchslip.sources import MDS, ImageFolder, Source, open
 
@@ -49,6 +49,7 @@ __all__ = [
     "ImageDataset",
     "ImageFolder",
     "ImageMapDataset",
+    "LeaseSampler",
     "MDSWriter",
     "MissingDependencyError",
     "Order",

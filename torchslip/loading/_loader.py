@@ -10,7 +10,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from torchslip.loading._dataset import ImageDataset
 from torchslip.loading._map_dataset import ImageMapDataset, collate
-from torchslip.order import Cursor, DistributedBatchSampler
+from torchslip.order import Cursor, DistributedBatchSampler, LeaseSampler
 
 __all__ = ["DataLoader"]
 
@@ -50,6 +50,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         elif isinstance(dataset, ImageMapDataset):
             kwargs.setdefault("collate_fn", collate)
         super().__init__(dataset, *args, **kwargs)
+        if isinstance(self.batch_sampler, LeaseSampler):
+            _check_prefetch(self.batch_sampler, self)
         self._epoch = 0
         self._start = 0
         self._delivered = 0
@@ -70,6 +72,9 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             stateful.set_epoch(epoch)
 
     def __iter__(self) -> Any:
+        if isinstance(self.batch_sampler, LeaseSampler):
+            begin = super().__iter__
+            return self.batch_sampler.consume(lambda: self._count(begin()))
         stateful = self._stateful()
         if stateful is None:
             return super().__iter__()
@@ -139,3 +144,15 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def _state(self, stateful: ImageDataset | DistributedBatchSampler) -> dict[str, Any]:
         position = stateful.share.end(self._start, self._delivered)
         return Cursor(self._epoch, position, stateful.fingerprints).state_dict()
+
+
+def _check_prefetch(sampler: LeaseSampler, loader: DataLoader) -> None:
+    drawn_ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    if drawn_ahead >= sampler.lease_batches:
+        raise ValueError(
+            f"num_workers * prefetch_factor is {drawn_ahead}, so that {drawn_ahead + 1} batches are in hand at a time; "
+            f"the LeaseSampler allows lease_batches={sampler.lease_batches}. Pass a larger lease_batches, or fewer "
+            "workers."
+        )
+    if not getattr(loader, "in_order", True):
+        raise ValueError("A LeaseSampler acknowledges batches in their order: it needs in_order=True.")

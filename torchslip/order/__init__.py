@@ -1,6 +1,7 @@
 """Which sample when: orders, their division over ranks, and how far everyone is."""
 
 from torchslip.order._cursor import STATE_VERSION, Cursor
+from torchslip.order._lease_sampler import Exact, LeaseSampler
 from torchslip.order._order import Fingerprint, Order, Sequential, Shuffled, Subset
 from torchslip.order._permutation import Permutation
 from torchslip.order._sampler import DistributedBatchSampler, IndexBatch
@@ -11,8 +12,10 @@ __all__ = [
     "STATE_VERSION",
     "Cursor",
     "DistributedBatchSampler",
+    "Exact",
     "Fingerprint",
     "IndexBatch",
+    "LeaseSampler",
     "Order",
     "Permutation",
     "Sequential",
