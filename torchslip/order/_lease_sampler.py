@@ -68,9 +68,8 @@ class LeaseSampler(Sampler[list[int]]):
         prefetch: For a plain `DataLoader` without calls of `ack`: ``num_workers * prefetch_factor`` of it. Batches that
             were drawn longer ago than that are taken as consumed.
         store_timeout_seconds: A store that does not answer for so long is an error.
-        rank: Appears in events; default: `torch.distributed` if it is initialised, else 0.
-        world_size: The number of ranks, about; default: as for `rank`, else 1. Leases of small epochs are made so short
-            that there are some for each.
+        world_size: About how many processes share the work, which may change at any time: leases of a small epoch are
+            made so short that there are some for each. Default: `torch.distributed` if it is initialised, else 1.
         fingerprint: Identifies the dataset, so that two datasets do not share one job.
 
     Raises:
@@ -91,11 +90,11 @@ class LeaseSampler(Sampler[list[int]]):
         stall_seconds: float = 600.0,
         prefetch: int | None = None,
         store_timeout_seconds: float = 30.0,
-        rank: int | None = None,
         world_size: int | None = None,
         fingerprint: str | None = None,
     ) -> None:
-        for name, value in (("batch_size", batch_size), ("want", want), ("lease_batches", lease_batches)):
+        counts = {"batch_size": batch_size, "want": want, "lease_batches": lease_batches, "world_size": world_size or 1}
+        for name, value in counts.items():
             if operator.index(value) < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         for name, seconds in (
@@ -117,7 +116,7 @@ class LeaseSampler(Sampler[list[int]]):
         self._batch_size, self._store, self._job, self._exact = batch_size, store, job, exact
         self._want, self._prefetch = want, prefetch
         self._ttl, self._stall, self._store_timeout = ttl_seconds, stall_seconds, store_timeout_seconds
-        self._rank, self._world_size = rank, world_size
+        self._world_size = world_size
         self.fingerprints: Fingerprint = {"source": fingerprint, **order.fingerprint}
         """Identifies the dataset and the order in the store."""
         self._epoch = 0
@@ -221,13 +220,14 @@ class LeaseSampler(Sampler[list[int]]):
         return self._pass
 
     def _open(self) -> LeasePass:
-        topology = Topology.resolve(self._rank, self._world_size)
+        topology = Topology.resolve(None, None)
+        ranks = topology.world_size if self._world_size is None else self._world_size
         store = open_lease_store(self._store, job=self._job, deadline_seconds=self._store_timeout)
         batches = -(-len(self.order) // self._batch_size)
         plan = LeasePlan(
             length=len(self.order),
             batch_size=self._batch_size,
-            lease_batches=min(self.lease_batches, -(-batches // (_SEGMENTS_PER_RANK * topology.world_size)) or 1),
+            lease_batches=min(self.lease_batches, -(-batches // (_SEGMENTS_PER_RANK * ranks)) or 1),
             fingerprint={"exact": self._exact, **self.fingerprints},
             nonce=uuid.uuid4().hex,
         )
@@ -236,7 +236,7 @@ class LeaseSampler(Sampler[list[int]]):
         holder = LeaseHolder(
             plan.agreed(agreed, self._job),
             epoch=self._epoch,
-            holder=f"{topology.rank}-{uuid.uuid4().hex[:8]}",
+            holder=f"{topology.rank}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
             ttl_seconds=self._ttl,
             want=self._want,
             replay=self._exact == "at_least_once",
