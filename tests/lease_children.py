@@ -46,7 +46,9 @@ def work(address, out, length, options, seconds_per_batch=0.0, num_workers=0):
     """Process a share of the samples, each batch taking its time."""
     out = Path(out) / f"{os.getpid()}"
     sampler = ts.LeaseSampler(ts.Shuffled(length, seed=3), store=connect(address), **options)
-    for batch in ts.DataLoader(Ids(length), batch_sampler=sampler, num_workers=num_workers):
+    # A child of a fork server would start a fork server of its own, which imports torch again.
+    workers = {"num_workers": num_workers, "multiprocessing_context": "fork"} if num_workers else {}
+    for batch in ts.DataLoader(Ids(length), batch_sampler=sampler, **workers):
         time.sleep(seconds_per_batch)
         note(out, batch.tolist())
     (out.parent / f"{out.name}.done").write_text(repr(sampler.stats()))
@@ -96,7 +98,8 @@ def train(rank, store, out):
         torch.manual_seed(0)
         model = DistributedDataParallel(torch.nn.Linear(1, 1))
         sampler = ts.LeaseSampler(ts.Shuffled(203, seed=3), batch_size=4, exact="at_most_once", lease_batches=8)
-        loader = ts.DataLoader(Ids(203), batch_sampler=sampler, num_workers=rank)
+        workers = {"num_workers": 1, "multiprocessing_context": "fork"} if rank else {}
+        loader = ts.DataLoader(Ids(203), batch_sampler=sampler, **workers)
         with torch.distributed.algorithms.Join([model]):
             for batch in loader:
                 model(batch[:, None].float()).sum().backward()
@@ -107,9 +110,16 @@ def train(rank, store, out):
 
 def main_of_torchrun(out):
     """Rank 0 of the first attempt kills itself; torchrun starts all ranks anew."""
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
-    rank, attempt = dist.get_rank(), os.environ["TORCHELASTIC_RESTART_COUNT"]
-    sampler = ts.LeaseSampler(ts.Sequential(400), batch_size=4, lease_batches=4, ttl_seconds=1, world_size=3)
+    rank, attempt = int(os.environ["RANK"]), os.environ["TORCHELASTIC_RESTART_COUNT"]
+    # Not through a process group: gloo does not come up a second time on the store of the agent (torch 2.15).
+    sampler = ts.LeaseSampler(
+        ts.Sequential(400),
+        batch_size=4,
+        lease_batches=4,
+        ttl_seconds=1,
+        store=connect(f"tcp:{os.environ['MASTER_PORT']}"),
+        world_size=2,
+    )
     for number, batch in enumerate(ts.DataLoader(Ids(400), batch_sampler=sampler)):
         note(Path(out) / f"{attempt}-{rank}", batch.tolist())
         time.sleep(0.01)

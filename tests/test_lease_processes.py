@@ -1,5 +1,6 @@
 """Real processes over real stores, killed and stopped at random moments: every sample is processed, nothing hangs."""
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -8,12 +9,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import lease_children
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 
@@ -83,10 +82,12 @@ def test_killed_and_stopped_processes_lose_nothing(context, address, tmp_path, k
             time.sleep(rng.random() * 0.25)
             victim = rng.choice(processes)
             if rng.random() < 0.3:
-                os.kill(victim.pid, signal.SIGSTOP)
-                time.sleep(rng.random() * 1.2)
-                os.kill(victim.pid, signal.SIGCONT)
-                losses += 1
+                # It may have ended a moment ago.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim.pid, signal.SIGSTOP)
+                    time.sleep(rng.random() * 1.2)
+                    os.kill(victim.pid, signal.SIGCONT)
+                    losses += 1
             elif victim.is_alive():
                 victim.kill()
                 victim.join(10)
@@ -97,7 +98,6 @@ def test_killed_and_stopped_processes_lose_nothing(context, address, tmp_path, k
         assert sorted(map(int, counts)) == list(range(length))
         assert counts.total() - length <= losses * OPTIONS["lease_batches"] * OPTIONS["batch_size"]
         assert all(process.exitcode in (0, -signal.SIGKILL) for process in processes)
-        assert processes[0].exitcode == 0
 
 
 @pytest.mark.parametrize("address", STORES, indirect=True)
@@ -191,19 +191,21 @@ def test_the_example_of_the_documentation_processes_all_objects(context, tmp_pat
 
 
 def test_rank_0_killed_under_torchrun_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "--max-restarts=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2"]
     run = subprocess.run([*command, lease_children.__file__, tmp_path], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr[-2000:]
     counts = processed(tmp_path)
     assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {"0", "1"}
     assert set(counts) == set(map(str, range(400)))
     # All ranks of the first attempt were killed.
-    assert counts.total() - 400 <= 3 * 4 * 4
+    assert counts.total() - 400 <= 2 * 4 * 4
 
 
-def test_uneven_ends_in_ddp_are_joined(tmp_path):
+def test_uneven_ends_in_ddp_are_joined(context, tmp_path):
     (tmp_path / "out").mkdir()
-    mp.spawn(lease_children.train, (str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
+    arguments = tmp_path / "store", tmp_path / "out"
+    ranks = [start_not_daemon(context, lease_children.train, rank, *arguments) for rank in range(2)]
+    wait(ranks)
     counts = processed(tmp_path / "out")
     assert counts == Counter(map(str, range(203)))
-    assert len(list(Path(tmp_path / "out").iterdir())) == 2
+    assert len(list((tmp_path / "out").iterdir())) == 2
