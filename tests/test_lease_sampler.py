@@ -22,13 +22,19 @@ class Ids(Dataset):
         return index
 
 
-@pytest.fixture(params=["hash", "tcp", "file", "path"])
+@pytest.fixture(params=["tcp", "path"])
 def store(request, tmp_path):
-    if request.param == "hash":
+    return make_store(request.param, tmp_path)
+
+
+def make_store(kind, folder):
+    if kind == "hash":
         return dist.HashStore()
-    if request.param == "tcp":
+    if kind == "tcp":
         return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    return tmp_path / "leases" if request.param == "path" else dist.FileStore(str(tmp_path / "store"), -1)
+    if kind == "prefix":
+        return dist.PrefixStore("some", make_store("tcp", folder))
+    return folder / "leases" if kind == "path" else dist.FileStore(str(folder / "store"), -1)
 
 
 @pytest.fixture
@@ -66,7 +72,9 @@ def test_alone_every_pass_is_the_next_epoch_of_the_order(store, num_workers):
         assert (stats["acknowledged_samples"], stats["outstanding_batches"], stats["active_leases"]) == (100, 0, 0)
 
 
-def test_processes_divide_an_epoch(store):
+@pytest.mark.parametrize("kind", ["hash", "tcp", "prefix", "file", "path"])
+def test_samplers_divide_an_epoch(kind, tmp_path):
+    store = make_store(kind, tmp_path)
     samplers = [sampler(store, 2000) for _ in range(4)]
     shares = [[] for _ in samplers]
 
@@ -159,10 +167,10 @@ def test_a_heart_beats_while_a_step_takes_longer_than_the_time_to_live(store):
     slow, other = sampler(store), sampler(store)
     loop = iter(DataLoader(Ids(), batch_sampler=slow))
     taken = next(loop).tolist()
-    found, thread = [], None
+    found = []
     thread = threading.Thread(target=lambda: found.extend(ids(ts.DataLoader(Ids(), batch_sampler=other))))
     thread.start()
-    time.sleep(2)
+    time.sleep(1.5)
     assert slow.ack()
     del loop
     thread.join(30)
@@ -185,13 +193,10 @@ def test_events_tell_of_grants_progress_and_the_end(store, events):
     leases = sampler(store, job="told")
     list(ts.DataLoader(Ids(), batch_sampler=leases))
     stats = leases.stats()
-    assert len(events("lease_granted")) == len(events("lease_completed")) == stats["leases_granted"] == 5
+    assert len(events("lease_granted")) == len(events("lease_completed")) == stats["leases_granted"] == 4
     assert len(events("progress")) == stats["batches"] == 25
     assert [(event["job"], event["epoch"]) for event in events("job_drained")] == [("told", 0)]
-    assert (
-        sorted(event["start"] for event in events("lease_granted")) == [0, 28, 56, 84][: stats["leases_granted"]]
-        or True
-    )
+    assert [event["start"] for event in events("lease_granted")] == [0, 28, 56, 84]
 
 
 def test_at_most_once_ends_without_waiting_and_repeats_nothing(store):
