@@ -44,7 +44,7 @@ def share(address: int | str, batches: int, pause_seconds: float, begin: Any, co
         store = dist.TCPStore("127.0.0.1", address, is_master=False, timeout=timedelta(seconds=30))
     sampler = ts.LeaseSampler(ts.Shuffled(batches * BATCH, seed=1), batch_size=BATCH, store=store, world_size=PROCESSES)
     draws = iter(sampler)
-    begin.wait(60)
+    begin.wait(120)
     seconds = []
     while True:
         start = time.perf_counter()
@@ -59,7 +59,8 @@ def share(address: int | str, batches: int, pause_seconds: float, begin: Any, co
 
 
 def measure(address: int | str, batches: int, pause_seconds: float) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torchslip"])
     begin, costs = context.Barrier(PROCESSES), context.Queue()
     arguments = (address, batches, pause_seconds, begin, costs)
     processes = [context.Process(target=share, args=arguments) for _ in range(PROCESSES)]

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 
 import torchslip as ts
+from torchslip.order._lease_store import open_lease_store
 
 
 class Ids(Dataset):
@@ -111,6 +112,19 @@ def test_leaving_the_loop_gives_back_what_was_not_consumed(store, num_workers):
     assert second.stats()["replayed_batches"] == (1 if num_workers == 0 else 5)
 
 
+class Broken(Dataset):
+    def __getitem__(self, index):
+        raise OSError(f"sample {index} is broken")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_gives_the_leases_back(store, num_workers):
+    with pytest.raises(OSError, match="is broken"):
+        list(ts.DataLoader(Broken(), batch_sampler=sampler(store), num_workers=num_workers))
+    other = sampler(store, ttl_seconds=1000)
+    assert sorted(ids(ts.DataLoader(Ids(), batch_sampler=other))) == list(range(100))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
 def test_a_plain_loader_with_prefetch_has_in_hand_what_it_has_not_delivered_and_one(store, num_workers):
     leases = sampler(store, prefetch=2 * num_workers)
@@ -197,6 +211,19 @@ def test_events_tell_of_grants_progress_and_the_end(store, events):
     assert len(events("progress")) == stats["batches"] == 25
     assert [(event["job"], event["epoch"]) for event in events("job_drained")] == [("told", 0)]
     assert [event["start"] for event in events("lease_granted")] == [0, 28, 56, 84]
+
+
+def test_an_overlap_in_the_store_is_an_error_and_an_event(store, events):
+    leases = sampler(store)
+    loop = iter(ts.DataLoader(Ids(), batch_sampler=leases))
+    next(loop)
+    other = open_lease_store(store, job="default", deadline_seconds=5)
+    (value,) = other.read_many(["0/0"])
+    other.compare_set("0/0", value, b'[2,[[0,4,0,28,"a",1,3],[8,8,8,28,"b",2,0]]]')
+    with pytest.raises(ts.StateError, match="Two leases overlap"):
+        list(loop)
+    assert len(events("overlap_detected")) == 1
+    other.close()
 
 
 def test_at_most_once_ends_without_waiting_and_repeats_nothing(store):

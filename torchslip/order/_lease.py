@@ -16,7 +16,11 @@ from dataclasses import astuple, dataclass, replace
 
 from torchslip.errors import StateError
 
-__all__ = ["Lease", "LeasedBatch", "Segment"]
+__all__ = ["HeldLease", "Lease", "LeasedBatch", "OverlapError", "Segment"]
+
+
+class OverlapError(StateError):
+    """A position stands in two leases: something else than leases has written to the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,8 @@ class Segment:
         """Read a value of the store.
 
         Raises:
-            StateError: If it is no segment, or if two leases of it overlap.
+            StateError: If it is no segment.
+            OverlapError: If two leases of it overlap.
         """
         try:
             tokens, leases = json.loads(value)
@@ -143,7 +148,23 @@ class Segment:
         except (ValueError, TypeError) as error:
             raise StateError(f"The store holds {value[:200]!r} where a segment of a job should be.") from error
         if not ordered:
-            raise StateError(
-                f"Two leases overlap: {value[:200]!r}. Something else than leases has written to the store."
+            raise OverlapError(
+                f"Two leases overlap: {value[:200]!r}. Something else has written to the store of this job."
             )
         return segment
+
+
+@dataclass(slots=True)
+class HeldLease:
+    """A lease of this process, with the segment as it was last seen; `fresh` if its beat has moved since the last call."""
+
+    number: int
+    value: bytes
+    segment: Segment
+    lease: Lease
+    fresh: bool = True
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The number of its segment, and its token."""
+        return self.number, self.lease.token

@@ -13,11 +13,11 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from torchslip.order._lease import Lease, LeasedBatch, Segment
+from torchslip.order._lease import HeldLease, Lease, LeasedBatch, Segment
 from torchslip.order._lease_plan import LeasePlan
 from torchslip.order._lease_store import Request, Steps
 
@@ -25,21 +25,7 @@ __all__ = ["LeaseHolder"]
 
 _LOOK_BEHIND_SEGMENTS = 64  # read at once when looking for what dead processes left, in mid-epoch
 _LOOK_BEHIND_EVERY = 4  # grants
-
-
-@dataclass(slots=True)
-class _Held:
-    """A lease of ours, with the segment as we last saw it."""
-
-    number: int
-    value: bytes
-    segment: Segment
-    lease: Lease
-    fresh: bool = True
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.number, self.lease.token
+_LOOK_AROUND_SEGMENTS = 64
 
 
 class LeaseHolder:
@@ -62,11 +48,13 @@ class LeaseHolder:
         """Handed out and not acknowledged."""
         self.drained = False
         """Every position of the epoch was acknowledged, by whomever."""
+        self.open_segments = 0
+        """How many were not done when this process last looked at all of them."""
         self.counts: Counter[str] = Counter()
         self.events: list[dict[str, Any]] = []
         self.replay = replay
         self._ttl, self._want = ttl_seconds, want
-        self._held: dict[tuple[int, int], _Held] = {}
+        self._held: dict[tuple[int, int], HeldLease] = {}
         self._seen: dict[tuple[int, int], tuple[int, float]] = {}
         self._fresh_left = True
         self._grants = 0
@@ -157,7 +145,7 @@ class LeaseHolder:
     def _undrawn(self) -> int:
         return sum(held.lease.drawn < held.lease.end for held in self._held.values())
 
-    def _draw_from(self, held: _Held) -> Steps[LeasedBatch | None]:
+    def _draw_from(self, held: HeldLease) -> Steps[LeasedBatch | None]:
         def step(lease: Lease) -> Lease | None:
             drawn = min(lease.drawn + self.plan.batch_size, lease.end)
             if drawn == lease.drawn:
@@ -177,10 +165,10 @@ class LeaseHolder:
         self.counts["replayed_batches"] += batch.replayed
         return batch
 
-    def _advance(self, held: _Held, position: int) -> Steps[Lease | None]:
+    def _advance(self, held: HeldLease, position: int) -> Steps[Lease | None]:
         return (yield from self._change(held, lambda lease: replace(lease, position=position)))
 
-    def _change(self, held: _Held, step: Callable[[Lease], Lease | None]) -> Steps[Lease | None]:
+    def _change(self, held: HeldLease, step: Callable[[Lease], Lease | None]) -> Steps[Lease | None]:
         """Change a lease of ours; None if `step` says so, or if it is no longer ours."""
         while held.key in self._held:
             wanted = step(held.lease)
@@ -202,7 +190,7 @@ class LeaseHolder:
                 return held.lease
         return None
 
-    def _follow(self, held: _Held, value: bytes | None) -> None:
+    def _follow(self, held: HeldLease, value: bytes | None) -> None:
         """Another process has changed the segment: a part of our lease is gone, or all of it."""
         if value is not None:
             segment = Segment.decode(value)
@@ -214,7 +202,7 @@ class LeaseHolder:
         self.counts["leases_lost"] += 1
         self._tell("lease_lost", held.number, held.lease)
 
-    def _complete(self, held: _Held) -> Steps[None]:
+    def _complete(self, held: HeldLease) -> Steps[None]:
         del self._held[held.key]
         self.counts["leases_completed"] += 1
         self._tell("lease_completed", held.number, held.lease)
@@ -262,7 +250,15 @@ class LeaseHolder:
     def _take_open(self, now: float) -> Steps[bool]:
         """Any lease that can be had when all segments have begun."""
         self._low = yield from self._read_low(self.epoch)
-        open_segments = yield from self._read_open(range(self._low, self.plan.segments))
+        numbers = range(self._low, self.plan.segments)
+        if len(numbers) > 2 * _LOOK_AROUND_SEGMENTS:
+            # Many ranks come here at the same time: a few of the open segments have enough for one of them.
+            sample = self._random.sample(numbers, _LOOK_AROUND_SEGMENTS)
+            some = yield from self._read(sample)
+            if (yield from self._take_idle(some, now)) or (yield from self._split(some)):
+                return True
+        open_segments = yield from self._read_open(numbers)
+        self.open_segments = len(open_segments)
         if not open_segments:
             self.drained = True
             if (yield Request("add", (f"{self.epoch}/drained", 1))) == 1:
@@ -276,17 +272,20 @@ class LeaseHolder:
         """The records of the segments that are not done; notes where the first of them is."""
         found = []
         for start in range(0, len(numbers), 1024):
-            chunk = numbers[start : start + 1024]
-            values = yield Request("read_many", ([self._key(number) for number in chunk],))
-            found += [
-                (number, value)
-                for number, value in zip(chunk, values, strict=True)
-                if value is None or not Segment.decode(value).is_done
-            ]
+            found += yield from self._read(numbers[start : start + 1024])
         low = found[0][0] if found else numbers.stop
         if low > self._low:
             yield from self._raise_low(low)
         return found
+
+    def _read(self, numbers: Sequence[int]) -> Steps[list[tuple[int, bytes | None]]]:
+        """The records of those of some segments that are not done."""
+        values = yield Request("read_many", ([self._key(number) for number in numbers],))
+        return [
+            (number, value)
+            for number, value in zip(numbers, values, strict=True)
+            if value is None or not Segment.decode(value).is_done
+        ]
 
     def _take_idle(self, segments: Iterable[tuple[int, bytes | None]], now: float) -> Steps[bool]:
         """A lease of nobody or of a dead holder."""
@@ -346,7 +345,7 @@ class LeaseHolder:
         current = yield self._compare_set(number, old, value)
         if current != value:
             return False
-        held = _Held(number, value, segment, lease)
+        held = HeldLease(number, value, segment, lease)
         self._held[held.key] = held
         self.counts["leases_granted"] += 1
         self._tell("lease_granted", number, lease)

@@ -10,7 +10,7 @@ import weakref
 from typing import Any
 
 from torchslip.errors import StateError
-from torchslip.order._lease import LeasedBatch
+from torchslip.order._lease import LeasedBatch, OverlapError
 from torchslip.order._lease_holder import LeaseHolder
 from torchslip.order._lease_store import LeaseStore, Steps, T
 
@@ -119,8 +119,9 @@ class LeasePass:
             if self._holder.drained:
                 self._waited += time.monotonic() - begun
                 return False
-            time.sleep(pause)
-            pause = min(2 * pause, self._ttl / 5)
+            # To look again costs a reading of every open segment, and only a rank that dies or leaves changes anything.
+            time.sleep(min(max(pause, self._holder.open_segments / 1000), self._ttl / 5))
+            pause *= 2
         self._waited += time.monotonic() - begun
         self._start_heartbeat()
         return True
@@ -176,6 +177,8 @@ class LeasePass:
             result: T = stop.value
             return result
         except BaseException as error:
+            if isinstance(error, OverlapError):
+                _proof.error("%s", {"event": "overlap_detected", "job": self._job, "reason": str(error)})
             # Whether the store has done the last operation is unknown, so this pass may hand out nothing more. Others
             # take over what it had.
             self._failure = error if isinstance(error, Exception) else RuntimeError("This pass was interrupted.")

@@ -46,7 +46,8 @@ class LeaseSampler(Sampler[list[int]]):
     A batch is acknowledged when it was consumed. With `ts.DataLoader` this happens by itself; with a plain
     `DataLoader` iterate ``sampler.consume(loader)``, or call `ack` after each batch, or pass `prefetch`.
 
-    Every pass takes the next epoch; `set_epoch` chooses another. An epoch that was finished stays finished in its
+    How many batches a rank will get is not known before, so there is no `len`. Every pass takes the next epoch;
+    `set_epoch` chooses another. An epoch that was finished stays finished in its
     store: to do a job again, give it another name.
 
     Args:
@@ -153,7 +154,7 @@ class LeaseSampler(Sampler[list[int]]):
             loader: A `DataLoader` with this sampler as ``batch_sampler``, or a function that begins one.
         """
         begin = loader if callable(loader) else loader.__iter__
-        current: LeasePass | None = None
+        before, current = self._pass, None
         try:
             while True:
                 for batch in begin():
@@ -168,6 +169,10 @@ class LeaseSampler(Sampler[list[int]]):
                 if not current.wait_for_lease():
                     return
                 self._goes_on = True
+        except Exception:
+            # The first batch may have failed after it was drawn.
+            current = self._pass if self._pass is not before else current
+            raise
         finally:
             self._goes_on = False
             if current is not None:
