@@ -156,7 +156,7 @@ class Segment:
 
 @dataclass(slots=True)
 class HeldLease:
-    """A lease of this process, with the segment as it was last seen; `fresh` if its beat has moved since the last call."""
+    """A lease of this process, with the segment as last seen; `fresh` if its beat has moved since the last renewal."""
 
     number: int
     value: bytes
