@@ -218,6 +218,7 @@ def test_at_most_once_hands_nothing_out_twice(world, schedule):
 def test_no_rank_idles_while_another_has_more_than_two_batches_left(ranks):
     world = World(960, 1, 64, ranks=ranks)
     while not all(rank.holder.drained for rank in world.ranks):
+        world.now += TTL / 20
         for speed, rank in enumerate(world.ranks, start=1):
             for _ in range(1 if speed == 1 else 3):
                 rank.step()

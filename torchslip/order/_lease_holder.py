@@ -59,6 +59,7 @@ class LeaseHolder:
         self._fresh_left = True
         self._grants = 0
         self._low = 0
+        self._look_again_at = 0.0
         self._previous_is_drained: bool | None = None
         self._random = random.Random(holder)
 
@@ -73,7 +74,7 @@ class LeaseHolder:
                 batch = yield from self._draw_from(held)
                 if batch is not None:
                     return batch
-            if not (yield from self.acquire(now)):
+            if now < self._look_again_at or not (yield from self.acquire(now)):
                 break
         return None
 
@@ -125,7 +126,11 @@ class LeaseHolder:
 
     def acquire(self, now: float) -> Steps[bool]:
         """Take a lease, whatever it comes from; False if there is none to take, and `drained` is set if it is over."""
-        return (yield from self._take_fresh(now)) or (yield from self._take_open(now))
+        if (yield from self._take_fresh(now)) or (yield from self._take_open(now)):
+            return True
+        # A loader with batches in hand asks with each of them, and to look costs a reading of all open segments.
+        self._look_again_at = now + min(max(self._ttl / 100, self.open_segments / 1000), self._ttl / 5)
+        return False
 
     def forget(self) -> None:
         """Begin anew to watch the beats of others, after a time in which the store could not be asked."""
