@@ -32,7 +32,7 @@ from torchslip.decode import (
 )
 from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, StorageError, TorchslipError
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Stream, StreamingDataset, collate
-from torchslip.order import DistributedBatchSampler, MixedOrder, Order, Sequential, Shuffled, Subset
+from torchslip.order import DistributedBatchSampler, LeaseSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, Resize, merge_index, pack
 from torchslip.sources import MDS, ImageFolder, Mixture, Objects, Source, mix, open
 from torchslip.storage import NodeCache, Snapshot, resolve
@@ -50,6 +50,7 @@ __all__ = [
     "ImageDataset",
     "ImageFolder",
     "ImageMapDataset",
+    "LeaseSampler",
     "MDSWriter",
     "MissingDependencyError",
     "MixedOrder",

@@ -12,7 +12,7 @@ from torchslip.loading._dataset import ImageDataset
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
 from torchslip.loading._streaming import StreamingDataset
-from torchslip.order import Cursor, DistributedBatchSampler
+from torchslip.order import Cursor, DistributedBatchSampler, LeaseSampler
 
 __all__ = ["DataLoader"]
 
@@ -56,6 +56,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         elif isinstance(dataset, ImageMapDataset):
             kwargs.setdefault("collate_fn", collate)
         super().__init__(dataset, *args, **kwargs)
+        if isinstance(self.batch_sampler, LeaseSampler):
+            _check_prefetch(self.batch_sampler, self)
         self._epoch = 0
         self._start = 0
         self._delivered = 0
@@ -76,6 +78,9 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             stateful.set_epoch(epoch)
 
     def __iter__(self) -> Any:
+        if isinstance(self.batch_sampler, LeaseSampler):
+            begin = super().__iter__
+            return self.batch_sampler.consume(lambda: self._count(begin()))
         stateful = self._stateful()
         if stateful is None:
             return super().__iter__()
@@ -161,3 +166,15 @@ def _with_one_batch_size(
             "batch_size to one of them."
         )
     return args[1:], kwargs | {"batch_size": size}
+
+
+def _check_prefetch(sampler: LeaseSampler, loader: DataLoader) -> None:
+    drawn_ahead = loader.num_workers * (loader.prefetch_factor or 0)
+    if drawn_ahead >= sampler.lease_batches:
+        raise ValueError(
+            f"num_workers * prefetch_factor is {drawn_ahead}, so that {drawn_ahead + 1} batches are in hand at a time; "
+            f"the LeaseSampler allows lease_batches={sampler.lease_batches}. Pass a larger lease_batches, or fewer "
+            "workers."
+        )
+    if not getattr(loader, "in_order", True):
+        raise ValueError("A LeaseSampler acknowledges batches in their order: it needs in_order=True.")

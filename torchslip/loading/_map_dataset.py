@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset, default_collate
 
 from torchslip.decode import Decode, View
@@ -103,6 +104,8 @@ class ImageMapDataset(Dataset[Batch]):
             key=int(ids[0]) if known is None and len(ids) else getattr(known, "key", 0),
             valid=None if known is None else known.valid,
         )
+        if known is not None and known.replayed is not None:
+            batch["replayed"] = torch.full((len(ids),), known.replayed)
         return _Samples(batch, len(ids))
 
 

@@ -1,6 +1,7 @@
 """Which sample when: orders, their division over ranks, and how far everyone is."""
 
 from torchslip.order._cursor import STATE_VERSION, Cursor
+from torchslip.order._lease_sampler import Exact, LeaseSampler
 from torchslip.order._mix import MixedOrder, Schedule, check_global_batch
 from torchslip.order._mix_plan import Batching, SourceExhausted
 from torchslip.order._mix_weights import choose_per_source
@@ -15,8 +16,10 @@ __all__ = [
     "Batching",
     "Cursor",
     "DistributedBatchSampler",
+    "Exact",
     "Fingerprint",
     "IndexBatch",
+    "LeaseSampler",
     "MixedOrder",
     "Order",
     "Permutation",

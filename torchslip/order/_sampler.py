@@ -29,24 +29,32 @@ class IndexBatch(list[int]):
         epoch: The epoch that the batch belongs to.
         valid: False where ``tail="pad"`` repeats a sample; ``None`` under other policies.
         key: The first position of the global batch: equal on all ranks, for what is drawn once per batch.
+        replayed: Whether another rank may have done this batch before; ``None`` without leases.
     """
 
     def __init__(
-        self, ids: npt.NDArray[np.int64], *, epoch: int, valid: npt.NDArray[np.bool_] | None, key: int
+        self,
+        ids: npt.NDArray[np.int64],
+        *,
+        epoch: int,
+        valid: npt.NDArray[np.bool_] | None,
+        key: int,
+        replayed: bool | None = None,
     ) -> None:
         super().__init__(ids.tolist())
         self.epoch = epoch
         self.valid = valid
         self.key = key
+        self.replayed = replayed
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _make_index_batch, (np.asarray(self, np.int64), self.epoch, self.valid, self.key)
+        return _make_index_batch, (np.asarray(self, np.int64), self.epoch, self.valid, self.key, self.replayed)
 
 
 def _make_index_batch(
-    ids: npt.NDArray[np.int64], epoch: int, valid: npt.NDArray[np.bool_] | None, key: int
+    ids: npt.NDArray[np.int64], epoch: int, valid: npt.NDArray[np.bool_] | None, key: int, replayed: bool | None
 ) -> IndexBatch:
-    return IndexBatch(ids, epoch=epoch, valid=valid, key=key)
+    return IndexBatch(ids, epoch=epoch, valid=valid, key=key, replayed=replayed)
 
 
 class DistributedBatchSampler(Sampler[list[int]]):
