@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from augment_registry import ids, pictures
@@ -150,3 +155,14 @@ def test_apply_with_a_function_is_that_of_modules():
     seen = []
     A.Compose([A.Brightness(), A.Invert()]).apply(lambda module: seen.append(type(module).__name__))
     assert seen == ["Brightness", "Invert", "ModuleList", "Compose"]
+
+
+def test_the_examples_of_the_page_run(tmp_path, picture_folder):
+    page = Path(__file__).parents[1] / "docs" / "augment.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(picture_folder)
+    command = [sys.executable, "-W", "error", "-c", code + "\nprint(batch['image'].dtype)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "torch.float32"
