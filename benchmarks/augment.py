@@ -17,13 +17,13 @@ for all of it, which is another augmentation and less work; ``kornia`` draws for
 How
 ---
 * A trial runs one contender on one case again and again, each time with new parameters, for at least ``--seconds``,
-  after one run that warms up, and takes images per second. On a GPU the clock stops after a synchronisation, the
-  batch lies on the device and so do the sample ids.
+  after one run that warms up (four where it is compiled), and takes images per second. On a GPU the clock stops after
+  a synchronisation, the batch lies on the device and so do the sample ids.
 * Every contender is measured in every repetition, case by case, in an order that is shuffled anew (seeded) for each.
   Reported are medians with the smallest and largest value, and ratios to torchslip's, taken within a repetition.
   **Only ratios of one run mean anything** where the machine is shared.
 * A contender that fails is left out of that case, with its reason in the result; one that needs longer than
-  ``--deadline`` for a single run is not tried again in that case.
+  ``--deadline`` to warm up is not tried again in that case.
 
 What is not
 -----------
@@ -88,17 +88,20 @@ def make_run(case: Case, contender: str, count: int, device: str) -> Callable[[i
     return lambda step: [torch.stack([chains[name](image) for image in x]) for name, x in views.items()]
 
 
-def measure(run: Callable[[int], Any], count: int, device: str, seconds: float, deadline: float) -> float:
+def measure(
+    run: Callable[[int], Any], count: int, device: str, *, seconds: float, deadline: float, warm_up: int
+) -> float:
     """Images per second."""
     first = time.perf_counter()
-    run(0)
+    for step in range(warm_up):
+        run(step)
     _wait(device)
     if time.perf_counter() - first > deadline:
-        raise TooSlowError(f"one run took more than {deadline} s")
+        raise TooSlowError(f"warming up took more than {deadline} s")
     start, steps = time.perf_counter(), 0
     while True:
         steps += 1
-        run(steps)
+        run(warm_up + steps)
         # Asking a GPU after each run would measure the asking.
         if device == "cpu" or steps % 8 == 0:
             _wait(device)
@@ -146,12 +149,15 @@ class Run:
         if key in self.left_out or not has(case, contender, device):
             return
         count = options.batch_size_cpu if device == "cpu" else options.batch_size_gpu
-        deadline = options.compile_deadline if contender == "torchslip-compiled" else options.deadline
+        compiled = contender == "torchslip-compiled"
+        deadline = options.compile_deadline if compiled else options.deadline
         try:
-            if contender == "torchslip-compiled":
+            if compiled:
                 torch.compiler.reset()
             run = make_run(case, contender, count, device)
-            speed = measure(run, count, device, options.seconds, deadline)
+            # The compiler takes the epoch for a constant twice before it makes it a variable.
+            warm_up = 4 if compiled else 1
+            speed = measure(run, count, device, seconds=options.seconds, deadline=deadline, warm_up=warm_up)
         except Exception as error:  # a library that cannot do it is left out, whatever it raises
             self.left_out[key] = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
             _say(f"{key} is left out: {self.left_out[key]}")
@@ -234,7 +240,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size-cpu", type=int, default=32)
     parser.add_argument("--batch-size-gpu", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2, help="of torch on the CPU")
-    parser.add_argument("--deadline", type=float, default=20, help="seconds that a single run may take")
+    parser.add_argument("--deadline", type=float, default=20, help="seconds that warming up may take")
     parser.add_argument("--compile-deadline", type=float, default=300, help="likewise, with compilation")
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--out", type=Path, help="the result file, JSON")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from augment_registry import ids, pictures
+from augment_registry import ids, one_thread, pictures  # noqa: F401
 
 import torchslip as ts
 from torchslip import augment as A
@@ -65,7 +65,8 @@ def test_bytes_are_rounded_once_in_a_fused_chain_and_differ_little():
 
 def test_the_usual_chain_on_a_batch_of_the_loader(picture_folder):
     dataset = ts.ImageDataset(picture_folder, views=ts.RandomResizedCrop(32), batch_size=8, seed=3)
-    chain = A.Compose([A.HorizontalFlip(), A.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), A.Normalize()], seed=17)
+    jitter = ts.augment.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
+    chain = ts.augment.Compose([ts.augment.HorizontalFlip(), jitter, ts.augment.Normalize()], seed=17)
     for batch in ts.DataLoader(dataset):
         out = chain(batch)
         assert out["image"].shape == (len(batch["sample_id"]), 3, 32, 32)
@@ -125,6 +126,15 @@ def test_views_are_augmented_each_by_its_own_chain_and_name():
     assert out["local_0"].dtype == torch.float32
     assert out["label"] == 1
     assert torch.equal(augment.apply(batch, params)["global_1"], out["global_1"])
+
+
+def test_views_compile_without_a_break_in_the_graph():
+    torch._dynamo.reset()
+    chain = A.Compose([A.HorizontalFlip(), A.Brightness(), A.Normalize()])
+    augment = A.MultiView({"a": chain, "b": chain}, source="image")
+    batch = {"image": pictures(), "sample_id": ids()}
+    compiled = torch.compile(augment, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(batch, epoch=2)["b"], augment(batch, epoch=2)["b"], atol=1e-5)
 
 
 def test_views_of_one_entry_and_yoked_chains():
