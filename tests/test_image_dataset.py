@@ -32,6 +32,7 @@ def test_a_batch_has_the_stated_shapes_types_and_memory_format(picture_folder):
         "image": ((8, 3, 16, 16), torch.uint8),
         "label": ((8,), torch.int64),
         "sample_id": ((8,), torch.int64),
+        "epoch": ((8,), torch.int64),
     }
     assert batch["image"].is_contiguous(memory_format=torch.channels_last)
 

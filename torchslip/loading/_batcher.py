@@ -105,6 +105,8 @@ class Batcher:
             if name != self._image_field:
                 batch[name] = _column([record[name] for record in records], kind)
         batch["sample_id"] = torch.from_numpy(ids)
+        # A field of the source may be called so.
+        batch.setdefault("epoch", torch.full((len(ids),), epoch))
         if valid is not None:
             batch["valid"] = torch.from_numpy(valid)
         self.statistics.add(
@@ -258,7 +260,7 @@ def _name_views(views: View | Mapping[str, View], image_field: str, source: Sour
     named = views if isinstance(views, Mapping) else {image_field: views}
     if not named:
         raise ValueError("views must name at least one view, got none.")
-    taken = {name for name in source.schema if name != image_field} | {"sample_id", "valid"}
+    taken = {name for name in source.schema if name != image_field} | {"sample_id", "epoch", "valid"}
     for key, view in named.items():
         if not isinstance(view, View):
             raise TypeError(f"views must be a view such as ts.CenterCrop(224), or names to views; got {view!r}.")

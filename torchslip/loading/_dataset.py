@@ -28,6 +28,7 @@ class ImageDataset(OrderedDataset[Batch]):
             batch["image"]      # uint8 [256, 3, 224, 224], channels last
             batch["label"]      # int64 [256]
             batch["sample_id"]  # int64 [256]
+            batch["epoch"]      # int64 [256], for what is random later on
 
     With `batch_size` it yields finished batches, for ``DataLoader(dataset, batch_size=None)``; without, single samples,
     for ``DataLoader(dataset, batch_size=N)``. Samples are dealt to workers one by one, so with several workers and
