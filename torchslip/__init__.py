@@ -30,8 +30,25 @@ from torchslip.decode import (
     ResizeShortCropLong,
     View,
 )
-from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, TorchslipError
-from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, StreamingDataset, collate
+from torchslip.errors import (
+    FormatError,
+    MemoryLimitError,
+    MissingDependencyError,
+    SampleError,
+    StateError,
+    TorchslipError,
+)
+from torchslip.loading import (
+    BytesBatch,
+    BytesDataset,
+    Constraints,
+    DataLoader,
+    ImageDataset,
+    ImageMapDataset,
+    RuntimeConfig,
+    StreamingDataset,
+    collate,
+)
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
 from torchslip.sources import MDS, ImageFolder, Source, open
@@ -40,7 +57,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MDS",
+    "BytesBatch",
+    "BytesDataset",
     "CenterCrop",
+    "Constraints",
     "DataLoader",
     "Decode",
     "DirectRandomResizedCrop",
@@ -50,11 +70,13 @@ __all__ = [
     "ImageFolder",
     "ImageMapDataset",
     "MDSWriter",
+    "MemoryLimitError",
     "MissingDependencyError",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",
     "ResizeShortCropLong",
+    "RuntimeConfig",
     "SampleError",
     "Sequential",
     "Shuffled",

@@ -6,13 +6,14 @@
     ├── FormatError (ValueError)        a path or file is not what it should be
     ├── SampleError (RuntimeError)      one sample cannot be read or decoded
     ├── StateError (ValueError)         a saved state belongs to something else
+    ├── MemoryLimitError (MemoryError)  a limit on memory was reached, before the system's
     └── MissingDependencyError (ImportError)    an optional package is not installed
 
 Everything else is a built-in type: `ValueError` for a bad argument, `IndexError` for a sample id out of range.
 Each class takes one message, so that an error raised in a worker process reaches the training loop whole.
 """
 
-__all__ = ["FormatError", "MissingDependencyError", "SampleError", "StateError", "TorchslipError"]
+__all__ = ["FormatError", "MemoryLimitError", "MissingDependencyError", "SampleError", "StateError", "TorchslipError"]
 
 
 class TorchslipError(Exception):
@@ -29,6 +30,10 @@ class SampleError(TorchslipError, RuntimeError):
 
 class StateError(TorchslipError, ValueError):
     """A saved state does not belong to this dataset, order or version; the text names what differs."""
+
+
+class MemoryLimitError(TorchslipError, MemoryError):
+    """The process with its workers uses more memory than it may; the text has the figures and what to change."""
 
 
 class MissingDependencyError(TorchslipError, ImportError):

@@ -15,7 +15,7 @@ from torchslip.order import Order, Sequential, Shuffled, Subset, Tail
 from torchslip.sources import Source
 from torchslip.sources import open as open_source
 
-__all__ = ["ImageDataset"]
+__all__ = ["ImageDataset", "make_order"]
 
 
 class ImageDataset(OrderedDataset[Batch]):
@@ -84,7 +84,7 @@ class ImageDataset(OrderedDataset[Batch]):
     ) -> None:
         self.source: Source = open_source(source) if isinstance(source, str | os.PathLike) else source
         super().__init__(
-            _make_order(self.source, shuffle, seed, window, indices, order),
+            make_order(self.source, shuffle, seed, window, indices, order),
             source_fingerprint=self.source.fingerprint,
             batch_size=batch_size,
             tail=tail,
@@ -131,7 +131,7 @@ class ImageDataset(OrderedDataset[Batch]):
         return self._batcher.statistics.totals()
 
 
-def _make_order(
+def make_order(
     source: Source,
     shuffle: bool,
     seed: int,
@@ -139,6 +139,11 @@ def _make_order(
     indices: npt.ArrayLike | None,
     order: Order | None,
 ) -> Order:
+    """The order that these arguments of a dataset mean.
+
+    Raises:
+        ValueError: If they exclude each other, or are those of another source.
+    """
     if order is not None:
         if shuffle or window is not None or indices is not None:
             raise ValueError("Pass either order, or shuffle, window and indices; an order decides all of these.")

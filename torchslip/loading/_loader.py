@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch.utils.data
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from torchslip.loading._byte_plan import ByteShare
+from torchslip.loading._bytes import BytesDataset
 from torchslip.loading._dataset import ImageDataset
+from torchslip.loading._handover import Handover
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
 from torchslip.loading._streaming import StreamingDataset
-from torchslip.order import Cursor, DistributedBatchSampler
+from torchslip.order import Cursor, DistributedBatchSampler, Share
 
 __all__ = ["DataLoader"]
 
@@ -39,10 +42,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     """
 
     def __init__(self, dataset: torch.utils.data.Dataset[Any], *args: Any, **kwargs: Any) -> None:
-        if isinstance(dataset, ImageDataset):
+        if isinstance(dataset, ImageDataset | BytesDataset):
             if args or kwargs.get("batch_size") is not None:
+                name = type(dataset).__name__
                 raise ValueError(
-                    "The batch size belongs to the dataset: ImageDataset(..., batch_size=N) makes finished batches. "
+                    f"The batch size belongs to the dataset: {name}(..., batch_size=N) makes finished batches. "
                     "Leave it out of ts.DataLoader and pass the other arguments by name."
                 )
             if dataset.batch_size is None:
@@ -81,18 +85,33 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return super().__iter__()
         self._epoch, self._start = self._upcoming(stateful)
         # A state from the end of its epoch goes on with the next one, unless `set_epoch` named the old one.
-        if self._pass == "loaded" and not stateful.share.count(self._start):
+        if self._pass == "loaded" and not self._share(stateful).count(self._start):
             self._epoch, self._start = self._epoch + 1, 0
         self._pass, self._delivered = "begun", 0
         stateful.load_state_dict(self._state(stateful))
         stateful.set_epoch(self._epoch)
-        return self._count(super().__iter__())
+        budget = getattr(self.dataset, "budget", None)
+        if budget is None or not self.num_workers:
+            return self._count(super().__iter__())
+        share, start = self._share(stateful), self._start
+        # Opened before the workers begin.
+        handover = Handover(budget, lambda number: share.first_position(start, number))
+        return self._count(super().__iter__(), handover)
 
-    def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _count(self, batches: Iterator[Any], handover: Handover | None = None) -> Iterator[Any]:
         try:
-            for batch in batches:
+            while True:
+                if handover is not None:
+                    handover.ask()
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                if handover is not None:
+                    handover.take(batch)
                 self._delivered += 1
                 yield batch
+                del batch  # so that the consumer's reference is the last one
         except Exception:
             # The traceback keeps the iterator in a reference cycle, and when the garbage collector finds it, the queues
             # that tell workers to end are gone already: torch then waits 5 seconds for each worker (2.15).
@@ -100,6 +119,9 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                 batches._shutdown_workers()
                 self._iterator = None
             raise
+        finally:
+            if handover is not None:
+                handover.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the batches that this loader has delivered.
@@ -142,8 +164,11 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         not_yet = (self._epoch, self._start) if begun and not self._delivered else own
         return own if stateful.upcoming in (own, not_yet) else stateful.upcoming
 
+    def _share(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> Share | ByteShare:
+        return stateful.share_of(self._epoch) if isinstance(stateful, OrderedDataset) else stateful.share
+
     def _state(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> dict[str, Any]:
-        position = stateful.share.end(self._start, self._delivered)
+        position = self._share(stateful).end(self._start, self._delivered)
         return Cursor(self._epoch, position, stateful.fingerprints).state_dict()
 
 

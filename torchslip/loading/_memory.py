@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.utils.data import get_worker_info
 
-__all__ = ["empty_pictures"]
+__all__ = ["empty_bytes", "empty_pictures"]
 
 
 def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
@@ -14,10 +14,13 @@ def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
     In a worker process it lies in shared memory from the start, as `default_collate` does it, so that handing the
     batch to the main process copies nothing.
     """
-    shape = (count, height, width, 3)
-    bytes_needed = count * height * width * 3
-    if get_worker_info() is None or not bytes_needed:
-        return torch.empty(shape, dtype=torch.uint8).permute(0, 3, 1, 2)
-    storage = torch.UntypedStorage._new_shared(bytes_needed, device="cpu")  # type: ignore[no-untyped-call]
+    return empty_bytes(count * height * width * 3).view(count, height, width, 3).permute(0, 3, 1, 2)
+
+
+def empty_bytes(count: int) -> torch.Tensor:
+    """Uninitialised uint8 ``[count]``; in a worker process in shared memory, see `empty_pictures`."""
+    if get_worker_info() is None or not count:
+        return torch.empty(count, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
     memory: torch.Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return memory.view(shape).permute(0, 3, 1, 2)
+    return memory

@@ -13,10 +13,11 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from torchslip.errors import StateError
+from torchslip.loading._byte_plan import ByteShare
 from torchslip.loading._clock import Pass, PassClock
 from torchslip.order import Cursor, Fingerprint, Order, Share, Tail, Topology
 
-__all__ = ["BatchPlan", "OrderedDataset"]
+__all__ = ["BatchPlan", "OrderedDataset", "Progress"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -39,13 +40,13 @@ class BatchPlan:
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """A pass in one process: it delivered batch `last` (counted from `start`) and `taken` samples of the batch after.
 
     Its next batch is `first` or later.
     """
 
-    share: Share
+    share: Share | ByteShare
     epoch: int
     start: int
     first: int
@@ -96,7 +97,7 @@ class OrderedDataset(IterableDataset[T_co]):
         self.fingerprints: Fingerprint = {"source": source_fingerprint, **order.fingerprint}
         """Identifies the source and the order in saved states."""
         self._clock = PassClock()
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         self._loaded: tuple[Pass, int | None] | None = None
         _ = self.share  # reports bad arguments here rather than in the first pass
 
@@ -112,6 +113,10 @@ class OrderedDataset(IterableDataset[T_co]):
         """The division of the epoch over ranks, as the process group stands now."""
         batch_size = 1 if self.batch_size is None else self.batch_size
         return Share(len(self.order), batch_size, self._topology(), self._tail)
+
+    def share_of(self, epoch: int) -> Share | ByteShare:
+        """The division of `epoch`; only where batches have a size in bytes, epochs are divided differently."""
+        return self.share
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next pass at the start of `epoch`; if a state of that epoch was just loaded, go on from there.
@@ -135,10 +140,10 @@ class OrderedDataset(IterableDataset[T_co]):
         current = self._clock.begin(loaded[0] if loaded is not None else None)
         # The state of a worker stands behind its own last batch: the next count - 1 belong to the others.
         first = count - 1 if loaded is not None and loaded[1] is not None else id_
-        progress = self._progress = _Progress(self.share, current.epoch, current.position, first)
+        progress = self._progress = Progress(self.share_of(current.epoch), current.epoch, current.position, first)
         return self._run(progress, count)
 
-    def _run(self, progress: _Progress, step: int) -> Iterator[T_co]:
+    def _run(self, progress: Progress, step: int) -> Iterator[T_co]:
         share = progress.share
         for number in range(progress.first, share.count(progress.start), step):
             part = share.batch(progress.start, number)
@@ -193,7 +198,7 @@ class OrderedDataset(IterableDataset[T_co]):
     def state_at(self, batches: int) -> dict[str, Any]:
         """The state after the first `batches` batches of the latest pass, however far the workers have run ahead."""
         latest = self._clock.latest
-        position = self.share.end(latest.position, batches)
+        position = self.share_of(latest.epoch).end(latest.position, batches)
         return Cursor(latest.epoch, position, self.fingerprints).state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
