@@ -43,9 +43,9 @@ def test_explicit_always_wins_over_derived():
 
 
 @pytest.mark.parametrize(
-    ("inflight", "largest"), [("1gb", 64 * MIB), ("64mb", 16 * MIB), ("10mb", 4 * MIB), (1000, 500)]
+    ("inflight", "largest"), [("1gb", 64 * MIB), ("64mb", 16 * MIB), ("10mb", 10 * MIB // 3), (1000, 333)]
 )
-def test_the_largest_batch_follows_from_the_cap_and_two_always_fit(inflight, largest):
+def test_the_largest_batch_follows_from_the_cap_and_three_always_fit(inflight, largest):
     found = limits(constraints=ts.Constraints(max_inflight_bytes=inflight))
     assert found.max_batch_bytes == largest
     assert found.target_batch_bytes == -(-largest * 9 // 10)

@@ -163,7 +163,8 @@ def derive_limits(
         max_ram_gb: `Constraints.max_ram_bytes` in GiB.
         constraints: Exact caps.
         runtime: Where the knobs stay.
-        max_batch_bytes: Default: a quarter of the cap on bytes in flight, from 4 to 64 MiB, at most half of the cap.
+        max_batch_bytes: Default: a quarter of the cap on bytes in flight, from 4 to 64 MiB, at most a
+            third of the cap: room for the batch that the consumer holds, for the next one, and for a copy of it.
         target_batch_bytes: Default: nine tenths of `max_batch_bytes`.
 
     Raises:
@@ -227,7 +228,7 @@ def _own_ram(max_ram_gb: float | None, constraints: Constraints) -> int | None:
 def _batch_bytes(inflight: int, largest: int | str | None, target: int | str | None) -> tuple[int, int]:
     most = _bytes("max_batch_bytes", largest)
     if most is None:
-        most = max(1, min(max(inflight // 4, 4 * _MIB), 64 * _MIB, inflight // 2))
+        most = max(1, min(max(inflight // 4, 4 * _MIB), 64 * _MIB, inflight // 3))
     elif most > inflight:
         raise ValueError(f"max_batch_bytes={most} cannot be above max_inflight_bytes={inflight}: no batch would fit.")
     aim = _bytes("target_batch_bytes", target)

@@ -226,7 +226,7 @@ class Pipeline:
             lanes = _deal(lanes[0], sizes, want)
         else:
             # What a source returns exists twice until it is copied into its place.
-            pieces = reader.pieces(sizes, (limits.max_inflight_bytes - total) // want)
+            pieces = reader.pieces(sizes, (limits.max_inflight_bytes - limits.max_batch_bytes - total) // want)
             lanes = _deal(pieces, sizes, want)
             transient = min(total, sum(max(int(sizes[piece].sum()) for piece in lane) for lane in lanes))
         lease = self._budget.reserve(job.position, max(total + transient, 1), then=then)
