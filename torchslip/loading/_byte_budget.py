@@ -42,7 +42,7 @@ _STATE, _MEMORY, _MEMORY_HIGH, _THROTTLED = range(7, 11)
 _HEADER = 16
 
 _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 0.0002, 0.005
-_STALLED_SECONDS = 60.0
+_STALLED_SECONDS = 10.0
 _MEMORY_STATES = ("free", "throttled", "exceeded")
 
 _known: weakref.WeakValueDictionary[int, ByteBudget] = weakref.WeakValueDictionary()
@@ -67,6 +67,8 @@ class ByteBudget:
     A batch counts from before its first byte is read until it is freed, or until the next batch was handed over. While
     the consumer waits for the next one and there is no room for it in any other way, the one that it got last does not
     count: so a cap of a single batch works, and a cap of two or more holds with the batch that a loop variable keeps.
+    Under a loader that is not ours nobody says when a batch is handed over or waited for; there it counts until it is
+    freed, or until nothing has moved for ten seconds.
 
     Args:
         limits: The caps.
@@ -78,21 +80,22 @@ class ByteBudget:
         self.limits, self.deliveries = limits, deliveries
         self._alone = alone
         rows = 1 if alone else _WORKERS
-        self._shared = torch.zeros(_HEADER + rows * (2 + 2 * _SLOTS), dtype=torch.int64)
+        self._shared = torch.zeros(_HEADER + rows * (2 + 3 * _SLOTS), dtype=torch.int64)
         if not alone:
             self._shared.share_memory_()  # type: ignore[no-untyped-call]
         self._bind()
         self._rows[:] = _FREE
         self._owners[:] = _FREE
-        self._header[_HELD] = _FREE
+        self._header[_HELD] = self._header[_GUIDED] = _FREE
         self._name()
 
     def _bind(self) -> None:
         words = self._shared.numpy()
-        rows = (len(words) - _HEADER) // (2 + 2 * _SLOTS)
+        rows = (len(words) - _HEADER) // (2 + 3 * _SLOTS)
         self._header = words[:_HEADER]
-        self._rows, self._bytes, self._owners = (
-            part.reshape(rows, -1) for part in np.split(words[_HEADER:], [2 * rows, (2 + _SLOTS) * rows])
+        self._rows, self._bytes, self._owners, self._arrived = (
+            part.reshape(rows, -1)
+            for part in np.split(words[_HEADER:], [2 * rows, (2 + _SLOTS) * rows, (2 + 2 * _SLOTS) * rows])
         )
         self._worker, self._count, self._pass, self._opened, self._next_slot = 0, 1, 0, 0, 0
         self._parent = os.getppid()
@@ -166,8 +169,9 @@ class ByteBudget:
         if before != position:
             self._let_go(before)
 
-    def arrived(self, delivery: Delivery) -> None:
+    def arrived(self, delivery: Delivery, lease: Lease) -> None:
         """A batch has come to the process of the consumer."""
+        self._arrived[lease.worker, lease.slot] = 1
         if self._header[_GUIDED] != self._header[_OPENED]:
             self.deliveries.add(delivery, self.inflight_bytes)
 
@@ -230,17 +234,18 @@ class ByteBudget:
             )
         mine = self._rows[self._worker]
         mine[1] = position
-        nap, began, warned = _FIRST_NAP_SECONDS, time.monotonic(), False
+        nap, began = _FIRST_NAP_SECONDS, time.monotonic()
         while True:
             self._check_pass()
             if self._is_first(position) and (slot := self._slot_for(size)) is not None:
                 break
             time.sleep(nap)
             nap = min(2 * nap, _LONGEST_NAP_SECONDS)
-            if not warned and not self.guided and time.monotonic() - began > _STALLED_SECONDS:
-                warned = True
-                self._warn(size)
+            if not self.guided and time.monotonic() - began > _STALLED_SECONDS:
+                self._let_go_of_arrived(size)
+                began = time.monotonic()
         lease = Lease(self._worker, slot, self._pass << _POSITION_BITS | position & _POSITION_MASK)
+        self._arrived[self._worker, slot] = 0
         self._owners[self._worker, slot] = lease.owner
         self._bytes[self._worker, slot] = size
         self._header[_HIGH_WATER] = max(int(self._header[_HIGH_WATER]), self.inflight_bytes)
@@ -281,15 +286,25 @@ class ByteBudget:
         self._next_slot = slot + 1
         return slot
 
-    def _warn(self, size: int) -> None:
+    def _let_go_of_arrived(self, size: int) -> None:
+        """Go on although the consumer keeps batches, where nobody says whether it waits: each of them counts no more.
+
+        In a long pause of a consumer that waits for nothing this lets in as much as has arrived there, once.
+        """
+        arrived = (self._owners != _FREE) & (self._arrived == 1)
+        if not arrived.any():
+            return
         event = {
             "event": "byte_budget_stalled",
             "waiting_bytes": size,
             "inflight_bytes": self.inflight_bytes,
+            "kept_bytes": int(self._bytes[arrived].sum()),
             "max_inflight_bytes": self.limits.max_inflight_bytes,
             "advice": "batches count until they are freed: keep fewer, use ts.DataLoader, or raise max_inflight_bytes",
         }
         _proof.warning("%s", event)
+        for worker, slot in zip(*np.nonzero(arrived), strict=True):
+            self.release(Lease(int(worker), int(slot), int(self._owners[worker, slot])))
 
     # -- the memory of the process tree, see `MemoryGuard`
 

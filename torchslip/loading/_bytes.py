@@ -224,12 +224,11 @@ class BytesDataset(OrderedDataset[BytesBatch]):
             self._jobs(progress, step), self._reader, budget, tuner, tuned=self._autotune, consumer_here=worker is None
         )
         try:
-            for job, batch in pipeline:
+            for job, taken in pipeline:
                 progress.last = job.number
                 if worker is None:
-                    self.deliveries.add(batch, budget.inflight_bytes)
-                yield batch
-                del batch  # so that the consumer's reference is the last one
+                    self.deliveries.add(taken[0], budget.inflight_bytes)
+                yield taken.pop()
         finally:
             if worker is None:
                 budget.close(opened)

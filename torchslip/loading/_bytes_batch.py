@@ -139,5 +139,5 @@ def _arrive(account: tuple[int, Lease] | None, *parts: Any) -> BytesBatch:
     batch = BytesBatch(*parts)
     if account is not None and (budget := ByteBudget.known(account[0])) is not None:
         batch.attach(budget, account[1])
-        budget.arrived(batch)
+        budget.arrived(batch, account[1])
     return batch

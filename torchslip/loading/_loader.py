@@ -104,14 +104,13 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                 if handover is not None:
                     handover.ask()
                 try:
-                    batch = next(batches)
+                    taken = [next(batches)]
                 except StopIteration:
                     return
                 if handover is not None:
-                    handover.take(batch)
+                    handover.take(taken[0])
                 self._delivered += 1
-                yield batch
-                del batch  # so that the consumer's reference is the last one
+                yield taken.pop()  # so that the consumer's reference is the last one
         except Exception:
             # The traceback keeps the iterator in a reference cycle, and when the garbage collector finds it, the queues
             # that tell workers to end are gone already: torch then waits 5 seconds for each worker (2.15).

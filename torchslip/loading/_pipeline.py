@@ -103,13 +103,14 @@ class Pipeline:
         self._dispatcher = threading.Thread(target=self._dispatch, name="torchslip-plan", daemon=True)
         self._dispatcher.start()
 
-    def __iter__(self) -> Iterator[tuple[Job, BytesBatch]]:
+    def __iter__(self) -> Iterator[tuple[Job, list[BytesBatch]]]:
+        """Each batch, in a list to take it out of: what is yielded would else keep it from being freed."""
         while (build := self._next()) is not None:
             if build.error is not None:
                 raise build.error
-            taken = [] if build.batch is None else [(build.job, build.batch)]
+            taken = [] if build.batch is None else [build.batch]
             build.batch = None
-            yield taken.pop()  # keeps no reference, so that the consumer's is the last one
+            yield build.job, taken
 
     def close(self) -> None:
         """Stop all threads, as soon as what they are reading is read."""
