@@ -9,8 +9,8 @@ same for everyone:
 * ``torchslip``: ``MDS(root).fetch(ids)`` for 64 ids at a time, as a worker's share of a batch; whole records.
 * ``torchslip-image``: the same with ``columns=["image"]``.
 * ``mosaicml-streaming``: ``LocalDataset(root)[id]``, which it offers for one record at a time; whole records.
-* ``litdata``: ``StreamingDataset(root)[id]``, one record at a time as well, from chunks of 64 MiB of its own format that
-  hold the same records; gives views of the mapped chunk instead of bytes.
+* ``litdata``: ``StreamingDataset(root)[id]``, one record at a time as well, from chunks of 64 MiB of its own format
+  that hold the same records; gives views of the mapped chunk instead of bytes.
 * ``mmap-loop``: a bare loop that copies each sample out of memory-mapped shards, 64 in a list at a time; what the
   machine allows in Python, without looking into the samples.
 
@@ -28,8 +28,8 @@ length, and by how much the resident set grew since the imports, at its peak and
 
 Trials of all contenders are interleaved, in an order that is shuffled (seeded) in each repetition. Ratios are taken
 within a repetition; the table has the median, the smallest and the largest. **Only ratios of one run mean anything**
-on a shared machine. The peers live in an environment of their own: ``--mosaic-python``, see docs/development.md; without
-it, they are left out.
+on a shared machine. The peers live in an environment of their own: ``--mosaic-python``, see docs/development.md;
+without it, they are left out.
 """
 
 from __future__ import annotations

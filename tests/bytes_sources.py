@@ -25,16 +25,13 @@ class Numbers:
         self.all_sizes = np.asarray(sizes, np.int64)
         self.broken, self.seconds = frozenset(broken), seconds
         if known:
-            self.sizes_of = self._sizes_of
+            self.sizes = self.all_sizes
 
     schema = MappingProxyType({"bytes": "bytes", "label": "int"})
     fingerprint = "numbers"
 
     def __len__(self):
         return len(self.all_sizes)
-
-    def _sizes_of(self, indices):
-        return self.all_sizes[np.asarray(indices)]
 
     def fetch(self, indices):
         from torchslip import SampleError

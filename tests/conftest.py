@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import s3_servers
 from hypothesis import settings
 from PIL import Image, ImageDraw
 
@@ -90,3 +92,59 @@ def _encode_mode(picture: Image.Image, mode: str) -> Image.Image:
     if mode == "I;16":
         return Image.fromarray(np.asarray(picture.convert("L"), np.uint16) * 257)
     return picture.convert(mode)
+
+
+@pytest.fixture(scope="session")
+def moto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server in memory."""
+    with s3_servers.moto(tmp_path_factory.mktemp("moto")) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rclone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its sub-folders are the buckets of the server at `rclone_url`."""
+    return tmp_path_factory.mktemp("buckets")
+
+
+@pytest.fixture(scope="session")
+def rclone_url(rclone_folder: Path) -> Iterator[str]:
+    """The address of an S3 server of real files."""
+    with s3_servers.rclone(rclone_folder) as url:
+        yield url
+
+
+@pytest.fixture
+def s3_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment that S3 clients need, and nothing of the user's."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "S3_"))]:
+        monkeypatch.delenv(name)
+    for name, value in s3_servers.KEYS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def bucket(moto_url: str, s3_keys: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a new bucket at the server in memory, which S3_ENDPOINT_URL names."""
+    monkeypatch.setenv("S3_ENDPOINT_URL", moto_url)
+    name = s3_servers.make_bucket(moto_url)
+    return f"s3://{name}"
+
+
+@pytest.fixture(scope="session")
+def shared_proxy(moto_url: str) -> Iterator[s3_servers.FaultyProxy]:
+    """One for all tests: clients for it are made once."""
+    proxy = s3_servers.FaultyProxy(moto_url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def proxy(
+    bucket: str, shared_proxy: s3_servers.FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[s3_servers.FaultyProxy]:
+    """What stands between the clients and `bucket`; without faults until the test sets some."""
+    monkeypatch.setenv("S3_ENDPOINT_URL", shared_proxy.url)
+    shared_proxy.set()
+    yield shared_proxy
+    shared_proxy.set()

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import struct
 import time
 from pathlib import Path
@@ -348,32 +349,16 @@ def test_the_guide_works_as_it_stands(tmp_path, remote, monkeypatch):
     assert np.load(io.BytesIO(records[2]["frame_table"])).tolist() == [2.0] * 4
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    """A bucket on a real S3 server on loopback."""
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
-    server = moto.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    monkeypatch.setenv("S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    fs = s3fs.S3FileSystem(endpoint_url=f"http://127.0.0.1:{port}")
-    fs.mkdir("torchslip")
-    yield fs
-    server.stop()
-
-
 def test_a_dataset_is_written_and_merged_on_s3(bucket, tmp_path):
     for part in range(2):
-        write(f"s3://torchslip/set/{part}", map(row, range(part * 50, part * 50 + 50)), size_limit=500)
+        write(f"{bucket}/set/{part}", map(row, range(part * 50, part * 50 + 50)), size_limit=500)
     with pytest.raises(FileExistsError):
-        MDSWriter(columns=COLUMNS, out="s3://torchslip/set/0")
-    write("s3://torchslip/set/0", map(row, range(50)), exist_ok=True)
-    merge_index("s3://torchslip/set")
-    bucket.invalidate_cache()
-    bucket.get("torchslip/set", str(tmp_path / "copy"), recursive=True)
+        MDSWriter(columns=COLUMNS, out=f"{bucket}/set/0")
+    write(f"{bucket}/set/0", map(row, range(50)), exist_ok=True)
+    merge_index(f"{bucket}/set")
+    fsspec.filesystem("s3", endpoint_url=os.environ["S3_ENDPOINT_URL"]).get(
+        f"{bucket}/set", str(tmp_path / "copy"), recursive=True
+    )
     source = MDS(tmp_path / "copy")
     assert source.fetch(range(100)) == [row(index) for index in range(100)]
     assert source.shard_sizes[0] == 50

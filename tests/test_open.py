@@ -33,10 +33,8 @@ def test_an_unknown_format_is_an_error_that_names_the_known_ones(picture_folder)
         open(picture_folder, format="zip")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/train", "https://example.com/train", "file:///data"])
-def test_a_url_is_an_error_that_says_so(url):
-    with pytest.raises(FormatError, match=f"{url}' is a URL"):
-        open(url)
+def test_a_url_of_a_file_is_that_file(picture_folder):
+    assert open(f"file://{picture_folder}").fingerprint == open(picture_folder).fingerprint
 
 
 @pytest.mark.parametrize(("name", "reason"), [("missing", "there is no such path"), ("file.bin", "it is a file")])

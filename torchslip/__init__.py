@@ -36,6 +36,7 @@ from torchslip.errors import (
     MissingDependencyError,
     SampleError,
     StateError,
+    StorageError,
     TorchslipError,
 )
 from torchslip.loading import (
@@ -51,7 +52,8 @@ from torchslip.loading import (
 )
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
-from torchslip.sources import MDS, ImageFolder, Source, open
+from torchslip.sources import MDS, ImageFolder, Objects, Source, open
+from torchslip.storage import Snapshot, resolve
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,7 @@ __all__ = [
     "MDSWriter",
     "MemoryLimitError",
     "MissingDependencyError",
+    "Objects",
     "Order",
     "RandomResizedCrop",
     "ResizeCrop",
@@ -80,8 +83,10 @@ __all__ = [
     "SampleError",
     "Sequential",
     "Shuffled",
+    "Snapshot",
     "Source",
     "StateError",
+    "StorageError",
     "StreamingDataset",
     "Subset",
     "TorchslipError",
@@ -89,4 +94,5 @@ __all__ = [
     "collate",
     "merge_index",
     "open",
+    "resolve",
 ]

@@ -7,13 +7,22 @@
     ├── SampleError (RuntimeError)      one sample cannot be read or decoded
     ├── StateError (ValueError)         a saved state belongs to something else
     ├── MemoryLimitError (MemoryError)  a limit on memory was reached, before the system's
+    ├── StorageError (OSError)          a server or disk did not do what it was asked, also when asked again
     └── MissingDependencyError (ImportError)    an optional package is not installed
 
 Everything else is a built-in type: `ValueError` for a bad argument, `IndexError` for a sample id out of range.
 Each class takes one message, so that an error raised in a worker process reaches the training loop whole.
 """
 
-__all__ = ["FormatError", "MemoryLimitError", "MissingDependencyError", "SampleError", "StateError", "TorchslipError"]
+__all__ = [
+    "FormatError",
+    "MemoryLimitError",
+    "MissingDependencyError",
+    "SampleError",
+    "StateError",
+    "StorageError",
+    "TorchslipError",
+]
 
 
 class TorchslipError(Exception):
@@ -38,3 +47,7 @@ class MemoryLimitError(TorchslipError, MemoryError):
 
 class MissingDependencyError(TorchslipError, ImportError):
     """An optional dependency is needed; the text has the command that installs it."""
+
+
+class StorageError(TorchslipError, OSError):
+    """A folder or URL could not be read or written; the text names it, how often it was tried and the last cause."""

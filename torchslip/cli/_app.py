@@ -40,7 +40,7 @@ def demo(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A folder of pictures.")],
+    path: Annotated[str, typer.Argument(help="A folder of pictures, a dataset, or a URL or link of one.")],
     image: Annotated[Path | None, typer.Option(help="Write a contact sheet of some pictures to this file.")] = None,
     sample: Annotated[int, typer.Option(min=1, help="How many pictures to look into.")] = 500,
 ) -> None:
@@ -48,6 +48,33 @@ def inspect(
     from torchslip.cli._inspect import run_inspect
 
     run_inspect(Console(), path=path, image=image, sample=sample)
+
+
+@app.command()
+def resolve(
+    link: Annotated[str, typer.Argument(help="base, base@refresh or base@sha256:HASH; the base is a folder or a URL.")],
+    store: Annotated[
+        str | None, typer.Option(help="The folder or URL that keeps snapshots. Default: the user's cache folder.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option(help="Take objects in sub-folders.")] = True,
+    label_mode: Annotated[str, typer.Option(help="auto, imagefolder or none.")] = "auto",
+    require_labels: Annotated[bool, typer.Option(help="Refuse an object without a class.")] = False,
+    images: Annotated[bool, typer.Option(help="Take pictures only, as the datasets of images do.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for another process that lists the same.")] = 3600,
+) -> None:
+    """Take a snapshot of a folder or bucket, or find the one it has: its hash, objects, bytes and classes."""
+    from torchslip.cli._resolve import run_resolve
+
+    run_resolve(
+        Console(),
+        link,
+        images=images,
+        store=store,
+        recursive=recursive,
+        label_mode=label_mode,
+        require_labels=require_labels,
+        timeout_seconds=timeout,
+    )
 
 
 @app.command()
@@ -65,7 +92,8 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         from torchslip.errors import TorchslipError
 
-        expected = isinstance(error, TorchslipError | FileNotFoundError | NotADirectoryError | PermissionError)
+        known = TorchslipError | FileNotFoundError | NotADirectoryError | PermissionError | TimeoutError
+        expected = isinstance(error, known)
         if not expected:
             raise
         Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_text_of(error)}", highlight=False)

@@ -37,7 +37,7 @@ class _Sampled:
     unreadable: list[str] = field(default_factory=list)
 
 
-def run_inspect(console: Console, *, path: Path, image: Path | None, sample: int) -> None:
+def run_inspect(console: Console, *, path: str, image: Path | None, sample: int) -> None:
     """Print what `path` is; write a contact sheet to `image` if given."""
     if image is not None:
         check_picture_path(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,7 @@ class ByteReader:
     def __init__(self, source: Source, field: str | None) -> None:
         self.source = source
         self.field = _choose_field(source, field)
+        self._sizes: Int64s | None = None
         self.has_labels = source.schema.get("label") == "int"
 
     @property
@@ -78,12 +80,23 @@ class ByteReader:
     @property
     def knows_sizes(self) -> bool:
         """Whether the source knows sizes without reading."""
-        return hasattr(self.source, "sizes_of")
+        return self._known() is not None
 
     def sizes(self, ids: Int64s) -> Int64s:
         """Bytes of samples, before they are read. A sample that cannot be read has 0 here, and raises when it is."""
-        sizes = np.asarray(self.source.sizes_of(ids), np.int64)  # type: ignore[attr-defined]
-        return np.maximum(sizes, 0)
+        known = self._known()
+        assert known is not None
+        return np.maximum(known[ids], 0)
+
+    def _known(self) -> Int64s | None:
+        if self._sizes is None:
+            sizes = getattr(self.source, "sizes", None)
+            self._sizes = None if sizes is None else np.asarray(sizes, np.int64)
+        return self._sizes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Eight bytes of each of a million samples would be sent to each worker; there they come from the source again.
+        return {**self.__dict__, "_sizes": None}
 
     def pieces(self, sizes: Int64s, room: int) -> list[slice]:
         """Divide a batch into what is fetched at once: at most `room` bytes, but at least one sample."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.data import get_worker_info
 
+from torchslip.loading._slabs import empty_slab, slabs_available
+
 __all__ = ["empty_bytes", "empty_pictures"]
 
 
@@ -14,6 +16,9 @@ def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
     In a worker process it lies in shared memory from the start, as `default_collate` does it, so that handing the
     batch to the main process copies nothing.
     """
+    if count > 1 and height * width and get_worker_info() is not None and slabs_available():
+        # Pictures of different sizes come one by one; a slab only pays where the next batch has the same size.
+        return empty_slab((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
     return empty_bytes(count * height * width * 3).view(count, height, width, 3).permute(0, 3, 1, 2)
 
 

@@ -107,7 +107,7 @@ class MDSWriter:
         self._config_bytes = json.dumps(self._config, sort_keys=True).encode()
 
         local, url = _places(out, remote)
-        self._remote = open_folder(url, storage_options) if url is not None else None
+        self._remote = None if url is None else open_folder(url, storage_options, retry={"attempts": retry + 1})
         if local is not None:
             claim(LocalFolder(local), exist_ok=exist_ok, remote=False)
         if self._remote is not None:
@@ -117,9 +117,7 @@ class MDSWriter:
         self._local.write(WRITING_MARKER, b"A dataset is being written here; without an index it is not complete.\n")
         self._keeps = self._remote is None or (keep_local and local is not None)
         self._uploader = (
-            None
-            if self._remote is None
-            else Uploader(self._remote, max_workers=max_workers, retry=retry, keep_local=self._keeps)
+            None if self._remote is None else Uploader(self._remote, max_workers=max_workers, keep_local=self._keeps)
         )
 
         self._shards: list[dict[str, Any]] = []

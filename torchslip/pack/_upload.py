@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from torchslip.storage import Folder
 
 __all__ = ["Uploader"]
-
-_LOGGER = logging.getLogger(__name__)
-_FIRST_PAUSE_SECONDS = 0.5
 
 
 class Uploader:
@@ -22,14 +17,12 @@ class Uploader:
         folder: Where to.
         max_workers: How many uploads run at once. Twice as many may wait; then `submit` waits too, so that the local
             folder does not fill up.
-        retry: How often an upload that failed is tried again, after 0.5, 1, 2, ... seconds.
         keep_local: Whether a file stays where it was after its upload.
     """
 
-    def __init__(self, folder: Folder, *, max_workers: int, retry: int, keep_local: bool) -> None:
+    def __init__(self, folder: Folder, *, max_workers: int, keep_local: bool) -> None:
         self._folder = folder
         self._max_workers = max_workers
-        self._retry = retry
         self._keep_local = keep_local
         self._pool: ThreadPoolExecutor | None = None
         self._pending: set[Future[None]] = set()
@@ -67,15 +60,6 @@ class Uploader:
             self._pool = None
 
     def _upload(self, path: Path) -> None:
-        for attempt in range(self._retry + 1):
-            try:
-                self._folder.upload(path)
-                break
-            except Exception as error:  # each storage has errors of its own
-                if attempt == self._retry:
-                    raise
-                pause_seconds = _FIRST_PAUSE_SECONDS * 2**attempt
-                _LOGGER.warning("Upload of %s failed, again in %s s: %s", path.name, pause_seconds, error)
-                time.sleep(pause_seconds)
+        self._folder.upload(path)
         if not self._keep_local:
             path.unlink()

@@ -1,6 +1,7 @@
 """What is stored: the `Source` protocol, the formats that fulfil it, and `open`, which finds the right one."""
 
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
+from torchslip.sources._objects import ObjectKind, Objects
 from torchslip.sources._open import FORMATS, Format, open
 from torchslip.sources._source import (
     FieldKind,
@@ -21,6 +22,8 @@ __all__ = [
     "Format",
     "ImageFolder",
     "LabelMode",
+    "ObjectKind",
+    "Objects",
     "Record",
     "Schema",
     "Source",

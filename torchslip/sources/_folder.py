@@ -7,20 +7,19 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from torchslip.errors import FormatError, SampleError
 from torchslip.sources._source import Record, Schema, checked_indices
+from torchslip.storage import LabelMode
 
 __all__ = ["IMG_EXTENSIONS", "ImageFolder", "LabelMode"]
 
 # torchvision.datasets.folder.IMG_EXTENSIONS
 IMG_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
-LabelMode = Literal["auto", "imagefolder", "none"]
 
 # Without O_NONBLOCK, opening a named pipe would wait for somebody to write to it.
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -139,10 +138,6 @@ class ImageFolder:
             return [{"image": self._read(index)} for index in checked]
         labels = np.searchsorted(self._class_ends, checked, side="right").tolist()
         return [{"image": self._read(index), "label": label} for index, label in zip(checked, labels, strict=True)]
-
-    def sizes_of(self, indices: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Bytes of the files, as they were when the folder was listed. See `Source`."""
-        return self.sizes[np.asarray(indices, np.int64)]
 
     def fetch_into(self, indices: Sequence[int], field: str, buffers: Sequence[memoryview]) -> list[Record]:
         """Read files into buffers. See `Source`."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torchslip.errors import FormatError
 from torchslip.sources._folder import ImageFolder
+from torchslip.sources._objects import Objects
 from torchslip.sources._source import Source
 from torchslip.sources.mds import INDEX_NAME, MDS
+from torchslip.storage import has_state, is_remote, open_folder
 
 __all__ = ["FORMATS", "Format", "open"]
 
@@ -22,46 +24,68 @@ class Format:
 
     Attributes:
         name: What users pass as ``format=``.
-        refuse: Says why a path is not of this format, or returns None if it may be.
+        refuse: Says why a path or URL is not of this format, or returns None if it may be; gets it and the options for
+            fsspec.
         open: Opens the path; gets the options of `open`.
     """
 
     name: str
-    refuse: Callable[[str], str | None]
+    refuse: Callable[[str, Mapping[str, Any] | None], str | None]
     open: Callable[..., Source]
 
 
-def _not_a_folder(path: str) -> str | None:
+def _not_a_folder(path: str, storage_options: Mapping[str, Any] | None = None) -> str | None:
+    if has_state(path):
+        return "it is a link to a snapshot"
+    if is_remote(path):
+        return "it is a URL"
     if not Path(path).exists():
         return "there is no such path"
     return None if Path(path).is_dir() else "it is a file, not a folder"
 
 
-def _not_mds(path: str) -> str | None:
-    index = Path(path) / INDEX_NAME
-    if not index.is_file():
-        return _not_a_folder(path) or f"it has no {INDEX_NAME}"
-    with index.open("rb") as file:
-        head = file.read(1 << 16)
+def _not_mds(path: str, storage_options: Mapping[str, Any] | None) -> str | None:
+    if has_state(path):
+        return "it is a link to a snapshot"
+    folder = open_folder(path, storage_options)
+    try:
+        size = folder.stat(INDEX_NAME).bytes
+        head = folder.read_range(INDEX_NAME, 0, min(size, 1 << 16))
+    except (FileNotFoundError, NotADirectoryError):
+        missing = f"it has no {INDEX_NAME}"
+        return missing if is_remote(path) else _not_a_folder(path) or missing
     return None if b'"shards"' in head else f"its {INDEX_NAME} does not list shards"
+
+
+def _not_objects(path: str, storage_options: Mapping[str, Any] | None) -> str | None:
+    return None if is_remote(path) or has_state(path) else _not_a_folder(path)
 
 
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
         Format("mds", _not_mds, MDS),
-        # A folder of pictures is any folder, so it comes last.
+        # A folder of pictures is any folder, so it comes late, and what is in it is no matter of detection.
         Format("imagefolder", _not_a_folder, ImageFolder),
+        Format("objects", _not_objects, Objects),
     )
 }
 
 
-def open(path: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Source:
+def open(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Source:
     """Open a dataset, whatever its format.
 
     Args:
-        path: Where it lies.
+        path: Where it lies: a path, a URL that fsspec knows, or a dataset link, see `torchslip.resolve`. Pictures at a
+            URL are listed once, and from then on what the snapshot says is read, until ``path@refresh`` is opened.
         format: Its name, to skip the detection: one of `FORMATS`.
+        storage_options: For fsspec, of URLs.
         **options: Passed to the format, such as ``label_mode="none"`` to `ImageFolder`.
 
     Raises:
@@ -69,15 +93,17 @@ def open(path: str | os.PathLike[str], *, format: str | None = None, **options: 
         ValueError: If `format` is not a known name.
     """
     text = os.path.expanduser(os.fspath(path))  # noqa: PTH111  (Path drops one "/" of "s3://")
+    if "://" in text and not is_remote(text):
+        text = text.partition("://")[2]
+    if storage_options is not None:
+        options["storage_options"] = storage_options
     if format is not None:
         if format not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None to detect it; got {format!r}.")
         return FORMATS[format].open(text, **options)
-    if "://" in text:
-        raise FormatError(f"{text!r} is a URL; this version opens local paths only. Copy the data to a local folder.")
     tried = []
     for each in FORMATS.values():
-        reason = each.refuse(text)
+        reason = each.refuse(text, storage_options)
         if reason is None:
             return each.open(text, **options)
         tried.append(f"{each.name}: {reason}")

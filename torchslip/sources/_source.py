@@ -25,8 +25,8 @@ class Source(Protocol):
     * ``locate(index) -> str``: the path or URL of a record, for error messages;
     * ``classes: list[str]``: the names of the values of ``label``;
     * ``shard_sizes``: how many records each shard holds, where the data lies in shards;
-    * ``sizes_of(indices) -> int64 [n]``: the bytes of records, known without reading them, or a little more than that;
-      it lets loaders plan batches by bytes, and -1 says that a record cannot be read;
+    * ``sizes``: the bytes of each record, int64 ``[len]``, known without reading them, or a little more than that; it
+      lets loaders plan batches by bytes, and -1 says that a record cannot be read;
     * ``fetch_into(indices, field, buffers) -> list[Record]``: as ``fetch``, but the bytes of `field` are written into
       the buffers, one per record, and the record has their number instead. It saves loaders a copy.
     """

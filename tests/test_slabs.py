@@ -1,0 +1,149 @@
+"""Batches from worker processes belong to whoever holds them, though their memory is used again."""
+
+import copy
+import itertools
+import os
+import pickle
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+import torchslip as ts
+
+
+def make(folder, **options):
+    arguments = {"views": ts.RandomResizedCrop(64), "batch_size": 4, "shuffle": True, "seed": 3} | options
+    return ts.ImageDataset(folder, **arguments)
+
+
+def pictures(batches):
+    return [batch["image"] for batch in batches]
+
+
+def expected(folder, epochs=1):
+    dataset = make(folder)
+    return [image for _ in range(epochs) for image in pictures(dataset)]
+
+
+def same(found, wanted):
+    return len(found) == len(wanted) and all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_batches_that_are_kept_stay_as_they_were(picture_folder, context):
+    loader = ts.DataLoader(
+        make(picture_folder), num_workers=1, persistent_workers=True, multiprocessing_context=context
+    )
+    kept = [image for _ in range(3) for image in pictures(loader)]
+    assert same(kept, expected(picture_folder, epochs=3))
+
+
+def test_views_of_a_dropped_batch_stay_as_they_were(picture_folder):
+    loader = ts.DataLoader(make(picture_folder), num_workers=1)
+    corners = [image[:, :, 5:20, ::3] for image in pictures(loader)]
+    assert same(corners, [image[:, :, 5:20, ::3] for image in expected(picture_folder)])
+
+
+def segments(loader):
+    """How many slabs the workers of a loader have open."""
+    workers = [worker.pid for worker in loader._iterator._workers]
+    return sum(is_slab(file) for pid in workers for file in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def is_slab(descriptor):
+    try:
+        return str(descriptor.readlink()).startswith("/memfd:torchslip")
+    except FileNotFoundError:  # closed since
+        return False
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="slabs are made, and counted, on Linux only")
+
+
+@linux
+def test_memory_of_dropped_batches_is_used_again(picture_folder):
+    loader = ts.DataLoader(make(picture_folder), num_workers=1, persistent_workers=True)
+    counts = [segments(loader) for _ in range(4) for _ in loader]
+    assert len(counts) > 40
+    # 2 prefetched, 1 in the making, 1 with the loop, 1 that the loop just replaces; and descriptors under way
+    assert 1 <= max(counts) <= 8
+
+
+@linux
+def test_memory_of_kept_batches_is_given_back_when_they_are_dropped(picture_folder):
+    loader = ts.DataLoader(make(picture_folder), num_workers=1, persistent_workers=True)
+    kept = [list(loader) for _ in range(2)]
+    assert segments(loader) > 15
+    kept.clear()
+    for _ in loader:
+        last = segments(loader)
+    assert last <= 10
+
+
+def test_a_forked_child_keeps_the_batches_that_it_inherited(picture_folder):
+    wanted = expected(picture_folder)
+    loader = iter(ts.DataLoader(make(picture_folder), num_workers=1))
+    held = [image.permute(0, 2, 3, 1).numpy() for image in pictures(itertools.islice(loader, 3))]
+    digests = [zlib.crc32(image.permute(0, 2, 3, 1).numpy()) for image in wanted[:3]]
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os.read(read, 1)
+        os._exit(0 if [zlib.crc32(image) for image in held] == digests else 1)
+    held.clear()
+    assert len(list(loader)) == len(wanted) - 3
+    os.write(write, b"1")
+    os.close(read)
+    os.close(write)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+class Copies(IterableDataset):
+    """Batches that were copied, pickled and cut within the worker."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        for batch in self.dataset:
+            image = batch["image"]
+            assert type(image[1:]) is type(image * 1) is type(image.float()) is torch.Tensor
+            yield {
+                "image": image,
+                "deep": copy.deepcopy(image),
+                "pickled": pickle.loads(pickle.dumps(image)),
+                "part": image[1:],
+            }
+
+
+def test_workers_may_do_with_batches_what_they_like(picture_folder):
+    wanted = expected(picture_folder)
+    found = list(DataLoader(Copies(make(picture_folder)), batch_size=None, num_workers=2))
+    # Each worker has its own share, in turn.
+    for name in ("image", "deep", "pickled"):
+        assert same([batch[name] for batch in found], wanted)
+    assert same([batch["part"] for batch in found], [image[1:] for image in wanted])
+
+
+def test_what_the_loop_gets_is_a_plain_tensor(picture_folder):
+    for image in pictures(ts.DataLoader(make(picture_folder), num_workers=1)):
+        assert type(image) is torch.Tensor and image._base is None
+        assert image.is_contiguous(memory_format=torch.channels_last)
+        image.fill_(7)
+        assert (pickle.loads(pickle.dumps(image)) == 7).all()
+
+
+def test_another_sharing_strategy_works_too(picture_folder):
+    strategy = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        found = pictures(ts.DataLoader(make(picture_folder), num_workers=2))
+    finally:
+        torch.multiprocessing.set_sharing_strategy(strategy)
+    assert same(found, expected(picture_folder))
