@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import time
 import weakref
 from dataclasses import dataclass
@@ -101,7 +100,7 @@ class ByteBudget:
         self._parent = os.getppid()
 
     def _name(self) -> None:
-        self._header[_KEY] = secrets.randbits(62)
+        self._header[_KEY] = int.from_bytes(os.urandom(7), "little")
         _known[self.key] = self
 
     # -- both sides

@@ -24,8 +24,8 @@ from torchslip.loading._memory_guard import MemoryGuard, tree_memory_bytes
 from torchslip.loading._ordered import BatchPlan, OrderedDataset, Progress
 from torchslip.loading._pipeline import Job, Pipeline
 from torchslip.order import Order, Tail
-from torchslip.sources import Source, locate
-from torchslip.sources import open as open_source
+from torchslip.sources import FORMATS, ImageFolder, Objects, Source, locate
+from torchslip.storage import has_state, is_remote
 
 __all__ = ["BytesDataset"]
 
@@ -52,7 +52,8 @@ class BytesDataset(OrderedDataset[BytesBatch]):
     do not know sizes ahead are read too; their batches are divided by count alone.
 
     Args:
-        source: A path or link that `torchslip.open` understands, or a `Source`.
+        source: A folder, of which every file is a sample; a URL or a dataset link, of which every object is one, see
+            `torchslip.resolve`; an MDS dataset; or any `Source`.
         batch_size: The most samples per batch.
         max_ram_gb: The memory, in GiB, that the process with all its workers may use, beyond which loading stops with
             an error. Default: a part of the machine's, by `profile`.
@@ -74,6 +75,8 @@ class BytesDataset(OrderedDataset[BytesBatch]):
             leaves them out, ``pad`` repeats batches, marked in ``batch.valid``.
         rank: This rank; default: `torch.distributed` if it is initialised when the dataset is used, else 0.
         world_size: The number of ranks; default: as for `rank`, else 1.
+        **options: For opening a path: ``label_mode``, ``recursive``, ``store``, ``storage_options``, ...; see
+            `ImageFolder`, `Objects` and `MDS`.
 
     Raises:
         FormatError: If `source` is a path that cannot be opened.
@@ -103,8 +106,11 @@ class BytesDataset(OrderedDataset[BytesBatch]):
         tail: Tail = "uneven",
         rank: int | None = None,
         world_size: int | None = None,
+        **options: Any,
     ) -> None:
-        self.source: Source = open_source(source) if isinstance(source, str | os.PathLike) else source
+        self.source: Source = _open(source, options) if isinstance(source, str | os.PathLike) else source
+        if options and not isinstance(source, str | os.PathLike):
+            raise ValueError(f"{', '.join(options)} can only be given with a path, not with {source!r}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         machine = Machine(machine_memory_bytes(), tree_memory_bytes(os.getpid()), os.environ)
@@ -264,6 +270,17 @@ class BytesDataset(OrderedDataset[BytesBatch]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_plans": {}, "_own_budget": None}
+
+
+def _open(path: str | os.PathLike[str], options: dict[str, Any]) -> Source:
+    """Every file or object below a path as bytes, unless it is an MDS dataset."""
+    text = os.path.expanduser(os.fspath(path))  # noqa: PTH111  (Path drops one "/" of "s3://")
+    mds = FORMATS["mds"]
+    if mds.refuse(text, options.get("storage_options")) is None:
+        return mds.open(text, **options)
+    if is_remote(text) or has_state(text):
+        return Objects(text, kind="bytes", **options)
+    return ImageFolder(text, **{"extensions": ("",), **options})
 
 
 def _range(start: int | None, end: int | None, length: int) -> tuple[int, int] | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
-
 __all__ = ["cpu_quota", "machine_memory_bytes", "memory_limit_bytes"]
 
 _CGROUP, _MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -14,6 +12,8 @@ _MEMORY_FILES = {2: "memory.max", 1: "memory.limit_in_bytes"}
 
 def machine_memory_bytes() -> int:
     """What this process may use at most: the machine's memory, or the limit of its control group if that is less."""
+    import psutil
+
     return min(psutil.virtual_memory().total, memory_limit_bytes() or 1 << 60)
 
 

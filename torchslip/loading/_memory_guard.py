@@ -6,10 +6,12 @@ import logging
 import os
 import threading
 from pathlib import Path
-
-import psutil
+from typing import TYPE_CHECKING
 
 from torchslip.loading._byte_budget import ByteBudget
+
+if TYPE_CHECKING:
+    import psutil
 
 __all__ = ["SOFT_FRACTION", "MemoryGuard", "tree_memory_bytes"]
 
@@ -26,6 +28,8 @@ def tree_memory_bytes(pid: int) -> int:
     The proportional set size where the system tells it; else the resident set without what is shared, to which the
     resident set of the first process is added whole.
     """
+    import psutil
+
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
@@ -41,6 +45,8 @@ def _process_bytes(process: psutil.Process, *, whole: bool) -> int:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass  # not Linux, not ours, or gone
+    import psutil
+
     try:
         memory = process.memory_info()
     except psutil.Error:
