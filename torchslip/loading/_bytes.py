@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from torch.utils.data import get_worker_info
 
 from torchslip.errors import SampleError
 from torchslip.loading._autotune import Autotune
@@ -18,9 +17,8 @@ from torchslip.loading._byte_reader import ByteReader
 from torchslip.loading._bytes_batch import BytesBatch
 from torchslip.loading._dataset import make_order
 from torchslip.loading._deliveries import Deliveries
-from torchslip.loading._limits import Constraints, Machine, ProfileName, RuntimeConfig, derive_limits
-from torchslip.loading._machine import machine_memory_bytes
-from torchslip.loading._memory_guard import MemoryGuard, tree_memory_bytes
+from torchslip.loading._limits import Constraints, ProfileName, RuntimeConfig, derive_limits
+from torchslip.loading._memory_guard import this_machine
 from torchslip.loading._ordered import BatchPlan, OrderedDataset, Progress
 from torchslip.loading._pipeline import Job, Pipeline
 from torchslip.order import Order, Tail
@@ -113,9 +111,8 @@ class BytesDataset(OrderedDataset[BytesBatch]):
             raise ValueError(f"{', '.join(options)} can only be given with a path, not with {source!r}.")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        machine = Machine(machine_memory_bytes(), tree_memory_bytes(os.getpid()), os.environ)
         self.limits = derive_limits(
-            machine,
+            this_machine(),
             profile=profile,
             max_ram_gb=max_ram_gb,
             constraints=constraints,
@@ -139,9 +136,8 @@ class BytesDataset(OrderedDataset[BytesBatch]):
             world_size=world_size,
         )
         self.deliveries = Deliveries()
-        self.budget = ByteBudget(self.limits, self.deliveries)
+        self.budget: ByteBudget = ByteBudget(self.limits, self.deliveries)
         """The account of the bytes in flight in workers."""
-        self._own_budget: ByteBudget | None = None
         self._tuner = Autotune(dict(self.limits.knobs), self.limits.rails)
         event = {"event": "autotune_startup_caps_selected", "profile": profile, **self.limits.knobs}
         figures = {name: getattr(self.limits, name) for name in ("max_inflight_bytes", "max_ram_bytes")}
@@ -211,54 +207,35 @@ class BytesDataset(OrderedDataset[BytesBatch]):
             )
 
     def _run(self, progress: Progress, step: int) -> Iterator[BytesBatch]:
-        worker = get_worker_info()
-        budget, opened = self.budget, 0
-        if worker is None:
-            budget = self._own_budget = ByteBudget(self.limits, self.deliveries, alone=True)
-            opened = budget.open()
-            if self._ids is not None:
-                start, end = self._ids
-                _proof.info("%s", {"event": "range_selected", "start_id": start, "end_id": end, "samples": end - start})
-        # The first worker watches all of them, from the main process down.
-        guard = None
-        if worker is None or worker.id == 0:
-            guard = MemoryGuard(budget, os.getpid() if worker is None else os.getppid())
-            guard.start()
-        budget.begin(self._clock.token, worker=worker.id if worker else 0, workers=step)
-        tuner = self._tuner
+        account = self._begin_account(step)
+        assert account is not None
+        alone, budget = account.alone, account.budget
+        if alone and self._ids is not None:
+            start, end = self._ids
+            _proof.info("%s", {"event": "range_selected", "start_id": start, "end_id": end, "samples": end - start})
         pipeline = Pipeline(
-            self._jobs(progress, step), self._reader, budget, tuner, tuned=self._autotune, consumer_here=worker is None
+            self._jobs(progress, step), self._reader, budget, self._tuner, tuned=self._autotune, consumer_here=alone
         )
         try:
             for job, taken in pipeline:
                 progress.last = job.number
-                if worker is None:
+                if alone:
                     self.deliveries.add(taken[0], budget.inflight_bytes)
                 yield taken.pop()
         finally:
-            if worker is None:
-                budget.close(opened)
+            account.close()
             pipeline.close()
-            if guard is not None:
-                guard.stop()
 
     def _read(self, plan: BatchPlan) -> Iterator[BytesBatch]:
         raise NotImplementedError  # batches are built ahead, in `_run`
 
     def stats(self) -> dict[str, int | float | bool | str]:
         """Figures of what was delivered to this process, of memory, and of the knobs. See ``docs/bytes.md``."""
-        budgets = [self.budget, *([self._own_budget] if self._own_budget else [])]
-        memory = [budget.memory_bytes for budget in budgets]
         limits = self.limits
         return {
             **self.deliveries.stats(),
-            "inflight_bytes": sum(budget.inflight_bytes for budget in budgets),
-            "inflight_bytes_high_water": max(budget.high_water_bytes for budget in budgets),
-            "process_rss_bytes": max(used for used, _ in memory) or tree_memory_bytes(os.getpid()),
-            "ram_high_water_bytes": max(most for _, most in memory),
+            **self.memory_stats(),
             "batch_size_samples": self.batch_size,
-            "max_inflight_bytes": limits.max_inflight_bytes,
-            "max_process_rss_bytes": limits.max_ram_bytes,
             "target_batch_bytes": limits.target_batch_bytes,
             "max_batch_bytes": limits.max_batch_bytes,
             **dict(limits.knobs),
@@ -269,7 +246,7 @@ class BytesDataset(OrderedDataset[BytesBatch]):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_plans": {}, "_own_budget": None}
+        return {**super().__getstate__(), "_plans": {}}
 
 
 def _open(path: str | os.PathLike[str], options: dict[str, Any]) -> Source:

@@ -8,10 +8,12 @@ from typing import Any, Literal
 import torch.utils.data
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from torchslip.loading._byte_budget import ByteBudget
 from torchslip.loading._byte_plan import ByteShare
 from torchslip.loading._bytes import BytesDataset
 from torchslip.loading._dataset import ImageDataset
 from torchslip.loading._handover import Handover
+from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
 from torchslip.loading._streaming import StreamingDataset
@@ -36,12 +38,30 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     `ImageMapDataset` needs a `DistributedBatchSampler` as ``batch_sampler`` if states are wanted. A `StreamingDataset`
     and its loader have one batch size: give it to either.
 
+    With `max_ram_gb`, `constraints` or `profile` it holds a cap on the bytes of an `ImageDataset`'s batches, over all
+    workers, see ``docs/memory.md``; ``prefetch_factor`` follows from the cap where it is not given.
+
     Raises:
         ValueError: If a `batch_size` is given for a dataset that makes its own batches, or another one than the
             dataset's.
     """
 
-    def __init__(self, dataset: torch.utils.data.Dataset[Any], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset[Any],
+        *args: Any,
+        max_ram_gb: float | None = None,
+        constraints: Constraints | None = None,
+        profile: ProfileName | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (max_ram_gb, constraints, profile) != (None, None, None):
+            if not isinstance(dataset, ImageDataset):
+                raise ValueError(
+                    f"ts.DataLoader limits the memory of an ImageDataset; a BytesDataset takes max_ram_gb, constraints "
+                    f"and profile itself. Got a {type(dataset).__name__}."
+                )
+            dataset.limit_memory(max_ram_gb=max_ram_gb, constraints=constraints, profile=profile or "balanced")
         if isinstance(dataset, ImageDataset | BytesDataset):
             if args or kwargs.get("batch_size") is not None:
                 name = type(dataset).__name__
@@ -55,6 +75,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                     "torch.utils.data.DataLoader(dataset, batch_size=N) for single samples."
                 )
             kwargs["batch_size"] = None
+            if isinstance(dataset, ImageDataset) and dataset.budget is not None:
+                kwargs |= _prefetch(dataset, dataset.budget, kwargs)
         elif isinstance(dataset, StreamingDataset):
             args, kwargs = _with_one_batch_size(dataset, args, kwargs)
         elif isinstance(dataset, ImageMapDataset):
@@ -169,6 +191,23 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     def _state(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> dict[str, Any]:
         position = self._share(stateful).end(self._start, self._delivered)
         return Cursor(self._epoch, position, stateful.fingerprints).state_dict()
+
+
+def _prefetch(dataset: ImageDataset, budget: ByteBudget, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How many batches to prefetch under a cap; and refuse one that holds not even one batch."""
+    cap, batch = budget.limits.max_inflight_bytes, dataset.batch_bytes
+    if batch is None:
+        return {}
+    if batch > cap:
+        raise ValueError(
+            f"max_inflight_bytes={cap} cannot hold one batch: {dataset.batch_size} samples have {batch} bytes. Raise "
+            "it, use a smaller batch_size, or smaller views."
+        )
+    workers = kwargs.get("num_workers", 0)
+    if not workers or kwargs.get("prefetch_factor") is not None:
+        return {}
+    # One batch is in the hands of the training loop. More than torch's 2 would only cost memory.
+    return {"prefetch_factor": max(1, min(2, (cap // batch - 1) // workers))}
 
 
 def _with_one_batch_size(

@@ -9,17 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchslip.loading._byte_budget import ByteBudget
+from torchslip.loading._limits import Machine
+from torchslip.loading._machine import machine_memory_bytes
 
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["SOFT_FRACTION", "MemoryGuard", "tree_memory_bytes"]
+__all__ = ["SOFT_FRACTION", "MemoryGuard", "this_machine", "tree_memory_bytes"]
 
 SOFT_FRACTION = 0.9
 """From this part of the hard limit on, only what the consumer waits for is read."""
 
 _PERIOD_SECONDS = 0.5
 _proof = logging.getLogger("torchslip.proof")
+
+
+def this_machine() -> Machine:
+    """The figures of this machine and process that limits depend on."""
+    return Machine(machine_memory_bytes(), tree_memory_bytes(os.getpid()), os.environ)
 
 
 def tree_memory_bytes(pid: int) -> int:

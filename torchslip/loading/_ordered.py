@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,13 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from torchslip.errors import StateError
+from torchslip.loading._account import Account
+from torchslip.loading._byte_budget import ByteBudget
 from torchslip.loading._byte_plan import ByteShare
 from torchslip.loading._clock import Pass, PassClock
+from torchslip.loading._deliveries import Deliveries
+from torchslip.loading._limits import Constraints, Limits, ProfileName, derive_limits
+from torchslip.loading._memory_guard import this_machine, tree_memory_bytes
 from torchslip.order import Cursor, Fingerprint, Order, Share, Tail, Topology
 
 __all__ = ["BatchPlan", "OrderedDataset", "Progress"]
@@ -76,6 +82,11 @@ class OrderedDataset(IterableDataset[T_co]):
     Raises:
         ValueError: If arguments are out of range.
     """
+
+    budget: ByteBudget | None = None
+    """The account of the bytes in flight, if memory is limited."""
+
+    _own_budget: ByteBudget | None = None
 
     _yields_samples = False
     """Whether `_read` gives one item for each sample of a batch, instead of one for all of it."""
@@ -143,7 +154,60 @@ class OrderedDataset(IterableDataset[T_co]):
         progress = self._progress = Progress(self.share_of(current.epoch), current.epoch, current.position, first)
         return self._run(progress, count)
 
+    def limit_memory(
+        self,
+        *,
+        max_ram_gb: float | None = None,
+        constraints: Constraints | None = None,
+        profile: ProfileName = "balanced",
+    ) -> Limits:
+        """Hold a cap on the bytes of batches that are being made, wait, or are in the hands of the training loop.
+
+        Raises:
+            ValueError: If the arguments contradict each other or what the machine has, or if the dataset does not make
+                its own batches.
+        """
+        if self._yields_samples or self.batch_size is None:
+            raise ValueError("A memory cap needs a dataset that makes batches: give it a batch_size.")
+        limits = derive_limits(this_machine(), profile=profile, max_ram_gb=max_ram_gb, constraints=constraints)
+        self.budget = ByteBudget(limits, Deliveries())
+        return limits
+
+    def _bytes_of(self, plan: BatchPlan) -> int:
+        """The most bytes that a batch takes while it is made; only asked where memory is limited."""
+        raise NotImplementedError
+
+    def memory_stats(self) -> dict[str, int]:
+        """Bytes in flight and memory of the process tree, and their limits; empty if memory is not limited."""
+        if self.budget is None:
+            return {}
+        budgets = [self.budget, *([self._own_budget] if self._own_budget else [])]
+        memory = [budget.memory_bytes for budget in budgets]
+        return {
+            "inflight_bytes": sum(budget.inflight_bytes for budget in budgets),
+            "inflight_bytes_high_water": max(budget.high_water_bytes for budget in budgets),
+            "process_rss_bytes": max(used for used, _ in memory) or tree_memory_bytes(os.getpid()),
+            "ram_high_water_bytes": max(most for _, most in memory),
+            "max_inflight_bytes": self.budget.limits.max_inflight_bytes,
+            "max_process_rss_bytes": self.budget.limits.max_ram_bytes,
+        }
+
     def _run(self, progress: Progress, step: int) -> Iterator[T_co]:
+        account = self._begin_account(step)
+        try:
+            yield from self._make(progress, step, account)
+        finally:
+            if account is not None:
+                account.close()
+
+    def _begin_account(self, step: int) -> Account | None:
+        if self.budget is None:
+            return None
+        account = Account(self.budget, token=self._clock.token, workers=step)
+        self._own_budget = account.budget if account.alone else None
+        return account
+
+    def _make(self, progress: Progress, step: int, account: Account | None) -> Iterator[T_co]:
         share = progress.share
         for number in range(progress.first, share.count(progress.start), step):
             part = share.batch(progress.start, number)
@@ -155,7 +219,14 @@ class OrderedDataset(IterableDataset[T_co]):
                 share.first_position(progress.start, number),
                 part.valid if share.tail == "pad" else None,
             )
+            if account is not None:
+                follows = number + step < share.count(progress.start)
+                then = share.first_position(progress.start, number + step) if follows else None
+                if not account.make_room(self._bytes_of(plan), plan.key, then):
+                    return
             for taken, item in enumerate(self._read(plan), 1):
+                if account is not None:
+                    account.made(item, plan.key)
                 if self._yields_samples and taken < len(plan.ids):
                     progress.taken = taken
                 else:
@@ -230,7 +301,7 @@ class OrderedDataset(IterableDataset[T_co]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker has no process group, so the topology travels with the dataset.
-        state = self.__dict__.copy()
+        state = {**self.__dict__, "_own_budget": None}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             topology = Topology.resolve(self._rank, self._world_size)
             state |= {"_rank": topology.rank, "_world_size": topology.world_size}
