@@ -262,3 +262,45 @@ def test_an_empty_range_of_batches_is_no_batch():
 def test_our_loader_refuses_a_second_batch_size():
     with pytest.raises(ValueError, match="The batch size belongs to the dataset: BytesDataset"):
         ts.DataLoader(dataset(), batch_size=4)
+
+
+def test_every_file_of_a_folder_is_a_sample_whatever_its_name(tmp_path):
+    for name in ("a.json", "b.tar", "c"):
+        (tmp_path / name).write_bytes(name.encode())
+    (batch,) = ts.BytesDataset(tmp_path)
+    assert [bytes(batch.sample(row)) for row in range(3)] == [b"a.json", b"b.tar", b"c"]
+
+
+def test_objects_of_a_bucket_are_read_as_a_snapshot_pins_them(bucket, tmp_path):
+    from torchslip.storage import open_folder
+
+    folder = open_folder(f"{bucket}/train")
+    for number, size in enumerate(SIZES[:40]):
+        folder.write(f"{'ab'[number % 2]}/{number:03}.bin", content(number, size))
+    for link in (f"{bucket}/train", f"{bucket}/train@refresh"):
+        batches = list(dataset(link, store=tmp_path, batch_size=8))
+        expected = sorted(content(number, size) for number, size in enumerate(SIZES[:40]))
+        assert sorted(bytes(batch.sample(row)) for batch in batches for row in range(len(batch))) == expected
+        assert {label for batch in batches for label in batch.label_ids} == {0, 1}
+        assert max(batch.payload_bytes for batch in batches) <= dataset().limits.max_batch_bytes
+
+
+def test_the_tables_of_an_mds_dataset_tell_sizes_and_its_columns_are_bytes(tmp_path):
+    with ts.MDSWriter(out=str(tmp_path), columns={"data": "bytes", "note": "str"}, size_limit=60_000) as writer:
+        for number, size in enumerate(SIZES):
+            writer.write({"data": content(number, size), "note": "x" * (number % 50)})
+    source = ts.MDS(tmp_path)
+    assert (source.sizes >= SIZES).all() and (source.sizes < SIZES + 100).all()
+    for batch in dataset(source, shuffle=True):
+        check(batch)
+    assert dataset(tmp_path).source.schema["data"] == "bytes"
+
+
+def test_figures_can_be_read_by_prometheus():
+    counted = dataset()
+    list(counted)
+    text = ts.prometheus_text(counted.stats(), labels={"rank": '0"'})
+    assert (
+        '# TYPE torchslip_delivered_samples_total counter\ntorchslip_delivered_samples_total{rank="0\\""} 200\n' in text
+    )
+    assert "# TYPE torchslip_inflight_bytes gauge" in text

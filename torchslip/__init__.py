@@ -49,6 +49,7 @@ from torchslip.loading import (
     RuntimeConfig,
     StreamingDataset,
     collate,
+    prometheus_text,
 )
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
@@ -94,5 +95,6 @@ __all__ = [
     "collate",
     "merge_index",
     "open",
+    "prometheus_text",
     "resolve",
 ]

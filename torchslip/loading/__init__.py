@@ -9,6 +9,7 @@ from torchslip.loading._loader import DataLoader
 from torchslip.loading._machine import cpu_quota, memory_limit_bytes
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
+from torchslip.loading._prometheus import prometheus_text
 from torchslip.loading._streaming import StreamingDataset
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "collate",
     "cpu_quota",
     "memory_limit_bytes",
+    "prometheus_text",
 ]

@@ -17,7 +17,7 @@ from torchslip.sources.mds._files import ShardFiles, default_cache
 from torchslip.sources.mds._hashing import HASHES
 from torchslip.sources.mds._index import INDEX_NAME, Index
 from torchslip.sources.mds._layout import Layout
-from torchslip.sources.mds._shard import FieldPlan, open_shard
+from torchslip.sources.mds._shard import FieldPlan, open_shard, read_sizes
 from torchslip.sources.mds._split_shard import open_split_shard
 
 __all__ = ["MDS"]
@@ -123,6 +123,21 @@ class MDS:
     def shard_sizes(self) -> npt.NDArray[np.int64]:
         """How many samples each shard holds, int64 ``[shards]``."""
         return self._index.samples.copy()
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64] | None:
+        """Bytes of each sample with all its columns, int64 ``[len]``, from the shards' tables; see `Source`.
+
+        None where the tables cannot be read without the data (compressed and text shards), or say less than a record
+        will have (``pil``, which becomes a PNG).
+        """
+        kinds = {(layout.format, layout.compression) for layout in self._index.layouts}
+        if kinds - {("mds", None)} or self._decoded or "pil" in self.encodings.values():
+            return None
+        names = (self._index[shard].files["raw_data"].basename for shard in range(len(self._index)))
+        counts = self._index.samples.tolist()
+        parts = [read_sizes(self.root / name, count) for name, count in zip(names, counts, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def locate(self, index: int) -> str:
         """The path of the shard of a sample, and which of its samples it is."""
