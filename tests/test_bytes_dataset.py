@@ -3,6 +3,8 @@
 import copy
 import logging
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,3 +306,15 @@ def test_figures_can_be_read_by_prometheus():
         '# TYPE torchslip_delivered_samples_total counter\ntorchslip_delivered_samples_total{rank="0\\""} 200\n' in text
     )
     assert "# TYPE torchslip_inflight_bytes gauge" in text
+
+
+@pytest.mark.parametrize("page", ["bytes", "memory"])
+def test_the_examples_of_the_pages_run(page, picture_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(picture_folder)
+    text = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert len(names["data"] if page == "bytes" else names["loader"].dataset) > 0

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from bytes_sources import Numbers
+from bytes_sources import Numbers, content
 from torch.utils.data import DataLoader
 
 import torchslip as ts
@@ -79,6 +79,8 @@ def test_a_batch_counts_until_it_or_the_last_tensor_of_it_is_freed():
     view = payload[3:5]
     del payload
     assert capped.stats()["inflight_bytes"] == before
+    view = memoryview(view.numpy())
+    assert capped.stats()["inflight_bytes"] == before
     del view
     assert capped.stats()["inflight_bytes"] == before - size
 
@@ -93,6 +95,14 @@ def settled(capped):
         before = now
         time.sleep(0.05)
     raise AssertionError("bytes in flight never came to rest")
+
+
+def test_memory_that_anyone_can_still_see_is_never_written_again():
+    sizes = np.full(400, 50_000)
+    source = ts.BytesDataset(Numbers(sizes), batch_size=8, runtime=ts.RuntimeConfig(prefetch_batches=1))
+    kept = [(batch.sample_ids[3], batch.sample(3)) for batch in source]  # nothing but a view of one sample
+    assert len({id(view.obj) for _, view in kept}) == 50
+    assert all(view == content(sample, 50_000) for sample, view in kept)
 
 
 def test_what_the_caller_keeps_does_not_stop_the_loader():

@@ -136,6 +136,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         except Exception:
             # The traceback keeps the iterator in a reference cycle, and when the garbage collector finds it, the queues
             # that tell workers to end are gone already: torch then waits 5 seconds for each worker (2.15).
+            if handover is not None:
+                handover.close()  # a worker that waits for room would be waited for too
             if isinstance(batches, _MultiProcessingDataLoaderIter):
                 batches._shutdown_workers()
                 self._iterator = None

@@ -6,21 +6,17 @@ import logging
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torchslip.loading._byte_budget import ByteBudget
 from torchslip.loading._limits import Machine
 from torchslip.loading._machine import machine_memory_bytes
-
-if TYPE_CHECKING:
-    import psutil
 
 __all__ = ["SOFT_FRACTION", "MemoryGuard", "this_machine", "tree_memory_bytes"]
 
 SOFT_FRACTION = 0.9
 """From this part of the hard limit on, only what the consumer waits for is read."""
 
-_PERIOD_SECONDS = 0.5
+_PERIOD_SECONDS = 1.0
 _proof = logging.getLogger("torchslip.proof")
 
 
@@ -37,17 +33,32 @@ def tree_memory_bytes(pid: int) -> int:
     """
     import psutil
 
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    return sum(_process_bytes(each, whole=each.pid == pid) for each in processes)
+    tree = _tree(pid)
+    if tree is None:
+        try:
+            tree = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+        except psutil.Error:
+            return 0
+    return sum(_process_bytes(each, whole=each == pid) for each in tree)
 
 
-def _process_bytes(process: psutil.Process, *, whole: bool) -> int:
+def _tree(pid: int) -> list[int] | None:
+    """A process and its descendants as the kernel lists them, which psutil finds by looking at all there are."""
+    found, todo = [], [pid]
+    while todo:
+        found.append(each := todo.pop())
+        try:
+            for task in Path(f"/proc/{each}/task").iterdir():
+                todo += map(int, (task / "children").read_text().split())
+        except OSError:
+            if each == pid:
+                return None
+    return found
+
+
+def _process_bytes(pid: int, *, whole: bool) -> int:
     try:
-        for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
@@ -55,14 +66,14 @@ def _process_bytes(process: psutil.Process, *, whole: bool) -> int:
     import psutil
 
     try:
-        memory = process.memory_info()
+        memory = psutil.Process(pid).memory_info()
     except psutil.Error:
         return 0
     return int(memory.rss if whole else max(memory.rss - getattr(memory, "shared", 0), 0))
 
 
 class MemoryGuard:
-    """A thread that looks at the process tree twice a second and writes what it finds into the account.
+    """A thread that looks at the process tree once a second and writes what it finds into the account.
 
     A look costs about a millisecond per process and gigabyte, which is why not every batch takes one. Whoever reserves
     room, or takes a batch, then sees that it has to wait or to raise. In worker processes the first one watches, from

@@ -24,6 +24,7 @@ from torchslip.loading._byte_plan import Band
 from torchslip.loading._byte_reader import ByteReader, Fill
 from torchslip.loading._bytes_batch import BytesBatch
 from torchslip.loading._memory import empty_bytes
+from torchslip.loading._pages import Pages
 
 __all__ = ["Job", "Pipeline"]
 
@@ -100,6 +101,8 @@ class Pipeline:
             rails["prefetch_batches"][1] * rails["want"][1], thread_name_prefix="torchslip-read"
         )
         self._meter = _Meter()
+        pages = Pages(budget.limits.max_inflight_bytes // 16)
+        self._memory: Callable[[int], torch.Tensor] = pages.take if consumer_here else empty_bytes
         self._dispatcher = threading.Thread(target=self._dispatch, name="torchslip-plan", daemon=True)
         self._dispatcher.start()
 
@@ -231,7 +234,7 @@ class Pipeline:
             lanes = _deal(pieces, sizes, want)
             transient = min(total, sum(max(int(sizes[piece].sum()) for piece in lane) for lane in lanes))
         lease = self._budget.reserve(job.position, max(total + transient, 1), then=then)
-        memory = empty_bytes(total)
+        memory = self._memory(total)
         labels = np.empty(len(job.ids), np.int64) if reader.has_labels else None
         places = np.concatenate(([0], np.cumsum(sizes)))
         fill = Fill(job.ids, places, memory.numpy(), np.zeros(len(job.ids), np.int64), labels)
@@ -260,7 +263,7 @@ class Pipeline:
 
         def finish() -> BytesBatch:
             offsets = np.concatenate(([0], np.cumsum([len(value) for value in values], dtype=np.int64)))
-            memory = empty_bytes(int(offsets[-1]))
+            memory = self._memory(int(offsets[-1]))
             block = memory.numpy()
             for begin, value in zip(offsets.tolist(), values, strict=False):
                 block[begin : begin + len(value)] = np.frombuffer(value, np.uint8)
