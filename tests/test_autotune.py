@@ -105,15 +105,20 @@ def test_one_knob_per_tick_within_its_rails_and_always_a_reason(profile, history
         assert all(low <= tuner.knobs[name] <= high for name, (low, high) in tuner.rails.items())
 
 
-def test_it_climbs_for_real_where_each_object_takes_its_time(caplog):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_climbs_for_real_where_each_object_takes_its_time(caplog, workers):
     caplog.set_level("INFO", "torchslip.proof")
-    slow = Numbers(np.full(3000, 500), seconds=0.004)
+    slow = Numbers(np.full(6000, 500), seconds=0.004)
     tuned = ts.BytesDataset(slow, batch_size=8, profile="balanced")
     began = time.monotonic()
-    for _ in tuned:
+    for _ in ts.DataLoader(tuned, num_workers=workers):
         if tuned.stats()["effective_prefetch_batches"] > 2 or time.monotonic() - began > 20:
             break
-    assert tuned.stats()["effective_prefetch_batches"] > 2
+    stats = tuned.stats()
+    assert stats["effective_prefetch_batches"] > 2
+    assert stats["autotune_adjustments_total"] > 0
+    if workers:
+        return  # the events are logged there
     events = [record.args for record in caplog.records if record.args["event"] == "autotune_runtime_adjustment"]
     assert {"reason": "probe", "knob": "prefetch_batches", "prefetch_batches": 4}.items() <= events[0].items()
 

@@ -153,14 +153,14 @@ class Suicidal(Numbers):
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("make", [ts.DataLoader, DataLoader], ids=["ours", "torch"])
-def test_a_killed_worker_is_an_error_and_leaves_no_room_occupied(tmp_path, make):
+@pytest.mark.parametrize(("make", "workers"), [(ts.DataLoader, 3), (DataLoader, 2)], ids=["ours", "torch"])
+def test_a_killed_worker_is_an_error_and_leaves_no_room_occupied(tmp_path, make, workers):
     capped = dataset(3, 4, Suicidal(SIZES, tmp_path / "killed"))
     with pytest.raises(RuntimeError, match="worker"):
-        for _ in make(capped, batch_size=None, num_workers=3):
+        for _ in make(capped, batch_size=None, num_workers=workers):
             pass
-    for workers in (3, 1):  # fewer rows than before, too
-        seen = [sample for batch in make(capped, batch_size=None, num_workers=workers) for sample in batch.sample_ids]
+    for count in (workers, 1):  # fewer rows than before, too
+        seen = [sample for batch in make(capped, batch_size=None, num_workers=count) for sample in batch.sample_ids]
         assert len(seen) == len(SIZES)
 
 

@@ -17,6 +17,7 @@ import logging
 import os
 import time
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,8 @@ __all__ = ["AbandonedError", "ByteBudget", "Lease"]
 _proof = logging.getLogger("torchslip.proof")
 
 _WORKERS, _SLOTS = 512, 64
+_WORDS = 6  # of a worker besides its slots: pass, next, knobs, how often they were adjusted
+_KNOBS = ("prefetch_batches", "max_queue_batches", "want")
 _POSITION_BITS, _PASS_BITS = 41, 22
 _POSITION_MASK = (1 << _POSITION_BITS) - 1
 _FREE, _LAST = -1, (1 << 62)
@@ -79,7 +82,7 @@ class ByteBudget:
         self.limits, self.deliveries = limits, deliveries
         self._alone = alone
         rows = 1 if alone else _WORKERS
-        self._shared = torch.zeros(_HEADER + rows * (2 + 3 * _SLOTS), dtype=torch.int64)
+        self._shared = torch.zeros(_HEADER + rows * (_WORDS + 3 * _SLOTS), dtype=torch.int64)
         if not alone:
             self._shared.share_memory_()  # type: ignore[no-untyped-call]
         self._bind()
@@ -90,11 +93,11 @@ class ByteBudget:
 
     def _bind(self) -> None:
         words = self._shared.numpy()
-        rows = (len(words) - _HEADER) // (2 + 3 * _SLOTS)
+        rows = (len(words) - _HEADER) // (_WORDS + 3 * _SLOTS)
         self._header = words[:_HEADER]
         self._rows, self._bytes, self._owners, self._arrived = (
             part.reshape(rows, -1)
-            for part in np.split(words[_HEADER:], [2 * rows, (2 + _SLOTS) * rows, (2 + 2 * _SLOTS) * rows])
+            for part in np.split(words[_HEADER:], [(_WORDS + each * _SLOTS) * rows for each in range(3)])
         )
         self._worker, self._count, self._pass, self._opened, self._next_slot = 0, 1, 0, 0, 0
         self._parent = os.getppid()
@@ -200,9 +203,26 @@ class ByteBudget:
         # What earlier passes, or killed workers, left in this row is not in this loader's hands any more.
         self._rows[worker, 1] = _FREE
         self._owners[worker], self._bytes[worker] = _FREE, 0
+        self._rows[worker, 2:] = _FREE
         if worker == 0:
+            self._rows[workers:, 2:] = _FREE
             self._owners[workers:], self._bytes[workers:] = _FREE, 0
         self._rows[worker, 0] = self._pass
+
+    def report_knobs(self, knobs: Mapping[str, int], adjustments: int) -> None:
+        """Say where the knobs of this process stand, and how often they were moved."""
+        self._rows[self._worker, 2:] = (*(knobs[name] for name in _KNOBS), adjustments)
+
+    @property
+    def knobs(self) -> dict[str, int]:
+        """Where the knobs stand in the process that has gone furthest; without a pass yet, where they begin."""
+        most = self._rows[:, 2:5].max(axis=0).tolist()
+        return {name: value if value > 0 else self.limits.knobs[name] for name, value in zip(_KNOBS, most, strict=True)}
+
+    @property
+    def adjustments(self) -> int:
+        """How often all processes together have moved a knob in their latest pass."""
+        return int(np.maximum(self._rows[:, 5], 0).sum())
 
     def end(self) -> None:
         """This process reserves nothing more."""

@@ -7,6 +7,7 @@ again, which is arithmetic on sizes, and to begin behind that position.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,9 +81,11 @@ class BytePlan:
     sizes: Int64s
     bands: tuple[Band, ...] = (Band(-1, _LOWER_PCT, _UPPER_PCT),)
 
-    def band_at(self, batch: int) -> Band:
-        """The band that held when `batch` was closed."""
-        return next(band for band in reversed(self.bands) if band.batch < batch)
+    def bands_around(self, batch: int) -> tuple[Band, Band | None]:
+        """The band that held when `batch` was closed, and the one that follows from it, if there is a new one."""
+        place = bisect_left(self.bands, batch, key=lambda band: band.batch)
+        follows = place < len(self.bands) and self.bands[place].batch == batch
+        return self.bands[place - 1], self.bands[place] if follows else None
 
 
 def jitter(sizes: Int64s) -> tuple[int, int]:

@@ -195,15 +195,13 @@ class BytesDataset(OrderedDataset[BytesBatch]):
         for number in range(progress.first, share.count(progress.start), step):
             part = share.batch(progress.start, number)
             ids = self.order.at(part.positions, epoch=progress.epoch)
-            index = share.index(progress.start, number)
-            following = next((band for band in plan.bands if band.batch == index), None)
             yield Job(
                 number,
                 share.first_position(progress.start, number),
                 ids,
                 self._reader.sizes(ids) if self._reader.knows_sizes else None,
                 part.valid if share.tail == "pad" else None,
-                (plan.band_at(index), following),
+                plan.bands_around(share.index(progress.start, number)),
             )
 
     def _run(self, progress: Progress, step: int) -> Iterator[BytesBatch]:
@@ -231,7 +229,7 @@ class BytesDataset(OrderedDataset[BytesBatch]):
 
     def stats(self) -> dict[str, int | float | bool | str]:
         """Figures of what was delivered to this process, of memory, and of the knobs. See ``docs/bytes.md``."""
-        limits = self.limits
+        limits, budget = self.limits, self._own_budget or self.budget
         return {
             **self.deliveries.stats(),
             **self.memory_stats(),
@@ -239,10 +237,9 @@ class BytesDataset(OrderedDataset[BytesBatch]):
             "target_batch_bytes": limits.target_batch_bytes,
             "max_batch_bytes": limits.max_batch_bytes,
             **dict(limits.knobs),
-            **{f"effective_{name}": value for name, value in self._tuner.knobs.items()},
+            **{f"effective_{name}": value for name, value in budget.knobs.items()},
             "autotune_enabled": self._autotune,
-            "autotune_adjustments_total": self._tuner.adjustments,
-            "autotune_last_reason": self._tuner.last.reason,
+            "autotune_adjustments_total": budget.adjustments,
         }
 
     def __getstate__(self) -> dict[str, Any]:

@@ -101,6 +101,7 @@ class Pipeline:
             rails["prefetch_batches"][1] * rails["want"][1], thread_name_prefix="torchslip-read"
         )
         self._meter = _Meter()
+        budget.report_knobs(autotune.knobs, autotune.adjustments)
         pages = Pages(budget.limits.max_inflight_bytes // 16)
         self._memory: Callable[[int], torch.Tensor] = pages.take if consumer_here else empty_bytes
         self._dispatcher = threading.Thread(target=self._dispatch, name="torchslip-plan", daemon=True)
@@ -164,6 +165,7 @@ class Pipeline:
             decision = self._autotune.tick(signals)
             self._changed.notify_all()
         if decision.knob is not None:
+            self._budget.report_knobs(self._autotune.knobs, self._autotune.adjustments)
             event = {
                 "event": "autotune_runtime_adjustment",
                 "reason": decision.reason,
