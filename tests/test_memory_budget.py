@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from bytes_sources import Numbers, content
 from torch.utils.data import DataLoader
 
@@ -109,7 +110,8 @@ def test_what_the_caller_keeps_does_not_stop_the_loader():
     assert len(list(dataset(3))) == len(list(ts.DataLoader(dataset(3), num_workers=2))) > 20
 
 
-def test_keeping_batches_under_the_loader_of_torch_is_slow_and_does_not_stop_it():
+def test_keeping_batches_under_the_loader_of_torch_is_slow_and_does_not_stop_it(monkeypatch):
+    monkeypatch.setattr("torchslip.loading._byte_budget._STALLED_SECONDS", 0.5)  # 10; forked workers see it
     capped = dataset(3, source=Numbers([2000] * 36))
     assert [len(batch) for batch in list(DataLoader(capped, batch_size=None, num_workers=1))] == [8, 8, 8, 8, 4]
     assert capped.stats()["delivered_batches_total"] == 5
@@ -201,3 +203,19 @@ def test_the_jitter_counters_follow_the_plan(caplog):
     assert stats["batch_jitter_slo_breaches_total"] == events.count("batch_jitter_slo_breached") > 1
     assert stats["batch_jitter_band_adjustments_total"] == events.count("batch_jitter_band_adjusted") > 1
     assert stats["batch_jitter_band_lower_pct"] > 85
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_in_page_locked_memory_carries_the_account(workers):
+    capped = dataset(3, 2)
+    seen = []
+    for batch in ts.DataLoader(capped, num_workers=workers, pin_memory=True):
+        payload = batch.to_torch()[0]
+        assert payload.is_pinned()
+        assert payload.cuda(non_blocking=True).cpu().numpy().tobytes() == batch.payload
+        seen += batch.sample_ids
+    assert seen == list(range(len(SIZES)))
+    assert capped.stats()["inflight_bytes_high_water"] <= 3 * BATCH_BYTES
+    assert capped.stats()["inflight_bytes"] == 0

@@ -26,6 +26,7 @@ class Account:
 
     def __init__(self, shared: ByteBudget, *, token: int, workers: int) -> None:
         worker = get_worker_info()
+        self._shared = shared
         self.alone = worker is None
         """Whether the consumer is in this process."""
         self.budget = ByteBudget(shared.limits, shared.deliveries, alone=True) if self.alone else shared
@@ -88,6 +89,7 @@ class Account:
         self.budget.end()
         if self.alone:
             self.budget.close(self._opened)
+            self._shared.absorb(self.budget)
         if self._guard is not None:
             self._guard.stop()
 

@@ -139,6 +139,14 @@ class ByteBudget:
         if self._owners[lease.worker, lease.slot] == lease.owner:
             self._bytes[lease.worker, lease.slot] = min(size, int(self._bytes[lease.worker, lease.slot]))
 
+    def absorb(self, other: ByteBudget) -> None:
+        """Take over the figures of a pass that had an account of its own."""
+        self._header[_HIGH_WATER] = max(self.high_water_bytes, other.high_water_bytes)
+        self._header[_MEMORY] = other.memory_bytes[0]
+        self._header[_MEMORY_HIGH] = max(self.memory_bytes[1], other.memory_bytes[1])
+        self._rows[:, 2:] = _FREE
+        self._rows[0, 2:] = other._rows[0, 2:]
+
     # -- the side of the consumer
 
     def open(self) -> int:

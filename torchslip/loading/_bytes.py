@@ -221,7 +221,7 @@ class BytesDataset(OrderedDataset[BytesBatch]):
                     self.deliveries.add(taken[0], budget.inflight_bytes)
                 yield taken.pop()
         finally:
-            account.close()
+            self._end_account(account)
             pipeline.close()
 
     def _read(self, plan: BatchPlan) -> Iterator[BytesBatch]:

@@ -197,8 +197,13 @@ class OrderedDataset(IterableDataset[T_co]):
         try:
             yield from self._make(progress, step, account)
         finally:
-            if account is not None:
-                account.close()
+            self._end_account(account)
+
+    def _end_account(self, account: Account | None) -> None:
+        if account is not None:
+            account.close()
+            if self._own_budget is account.budget:
+                self._own_budget = None
 
     def _begin_account(self, step: int) -> Account | None:
         if self.budget is None:
