@@ -112,9 +112,9 @@ class Pipeline:
         while (build := self._next()) is not None:
             if build.error is not None:
                 raise build.error
-            taken = [] if build.batch is None else [build.batch]
-            build.batch = None
-            yield build.job, taken
+            job, taken = build.job, [] if build.batch is None else [build.batch]
+            del build  # it knows the memory of the batch
+            yield job, taken
 
     def close(self) -> None:
         """Stop all threads, as soon as what they are reading is read."""
