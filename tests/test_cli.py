@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from torchslip.cli._demo_pictures import CLASSES, draw_pictures
-from torchslip.cli._doctor import memory_limit_bytes
 from torchslip.errors import FormatError
+from torchslip.loading import memory_limit_bytes
 
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> str:

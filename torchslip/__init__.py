@@ -31,8 +31,28 @@ from torchslip.decode import (
     ResizeShortCropLong,
     View,
 )
-from torchslip.errors import FormatError, MissingDependencyError, SampleError, StateError, StorageError, TorchslipError
-from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, Stream, StreamingDataset, collate
+from torchslip.errors import (
+    FormatError,
+    MemoryLimitError,
+    MissingDependencyError,
+    SampleError,
+    StateError,
+    StorageError,
+    TorchslipError,
+)
+from torchslip.loading import (
+    BytesBatch,
+    BytesDataset,
+    Constraints,
+    DataLoader,
+    ImageDataset,
+    ImageMapDataset,
+    RuntimeConfig,
+    Stream,
+    StreamingDataset,
+    collate,
+    prometheus_text,
+)
 from torchslip.order import DistributedBatchSampler, LeaseSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, Resize, merge_index, pack
 from torchslip.sources import MDS, ImageFolder, Mixture, Objects, Source, mix, open
@@ -42,7 +62,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MDS",
+    "BytesBatch",
+    "BytesDataset",
     "CenterCrop",
+    "Constraints",
     "DataLoader",
     "Decode",
     "DirectRandomResizedCrop",
@@ -53,6 +76,7 @@ __all__ = [
     "ImageMapDataset",
     "LeaseSampler",
     "MDSWriter",
+    "MemoryLimitError",
     "MissingDependencyError",
     "MixedOrder",
     "Mixture",
@@ -63,6 +87,7 @@ __all__ = [
     "Resize",
     "ResizeCrop",
     "ResizeShortCropLong",
+    "RuntimeConfig",
     "SampleError",
     "Sequential",
     "Shuffled",
@@ -81,5 +106,6 @@ __all__ = [
     "mix",
     "open",
     "pack",
+    "prometheus_text",
     "resolve",
 ]

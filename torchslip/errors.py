@@ -6,6 +6,7 @@
     ├── FormatError (ValueError)        a path or file is not what it should be
     ├── SampleError (RuntimeError)      one sample cannot be read or decoded
     ├── StateError (ValueError)         a saved state belongs to something else
+    ├── MemoryLimitError (MemoryError)  a limit on memory was reached, before the system's
     ├── StorageError (OSError)          a server or disk did not do what it was asked, also when asked again
     └── MissingDependencyError (ImportError)    an optional package is not installed
 
@@ -13,7 +14,15 @@ Everything else is a built-in type: `ValueError` for a bad argument, `IndexError
 Each class takes one message, so that an error raised in a worker process reaches the training loop whole.
 """
 
-__all__ = ["FormatError", "MissingDependencyError", "SampleError", "StateError", "StorageError", "TorchslipError"]
+__all__ = [
+    "FormatError",
+    "MemoryLimitError",
+    "MissingDependencyError",
+    "SampleError",
+    "StateError",
+    "StorageError",
+    "TorchslipError",
+]
 
 
 class TorchslipError(Exception):
@@ -30,6 +39,10 @@ class SampleError(TorchslipError, RuntimeError):
 
 class StateError(TorchslipError, ValueError):
     """A saved state does not belong to this dataset, order or version; the text names what differs."""
+
+
+class MemoryLimitError(TorchslipError, MemoryError):
+    """The process with its workers uses more memory than it may; the text has the figures and what to change."""
 
 
 class MissingDependencyError(TorchslipError, ImportError):

@@ -15,8 +15,9 @@ from rich.table import Table
 import torchslip as ts
 from torchslip.decode import backends
 from torchslip.errors import TorchslipError
+from torchslip.loading import cpu_quota, memory_limit_bytes
 
-__all__ = ["memory_limit_bytes", "run_doctor"]
+__all__ = ["run_doctor"]
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "torchdata")
 
@@ -57,7 +58,7 @@ def _version(name: str) -> str:
 def _cores() -> str:
     there = os.cpu_count() or 1
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
-    quota = _cpu_quota()
+    quota = cpu_quota()
     limited = f", limited to the time of {quota:g} by the cgroup" if quota is not None and quota < usable else ""
     return f"{usable} usable of {there}{limited}; DataLoader workers beyond that only cost memory"
 
@@ -84,57 +85,3 @@ def _gpus() -> str:
         return f"none that torch {torch.__version__} can use; everything works on the CPU"
     names = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return "\n".join(f"{each.name}, {each.total_memory / 2**30:.0f} GiB" for each in names)
-
-
-def memory_limit_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The memory limit of this process's cgroup, version 2 or 1, in bytes; None if there is none.
-
-    The smallest limit counts on the way from the process's own group up to the root.
-    """
-    limits = [_read_limit(folder / name) for folder, name in _cgroup_files(root, membership, "memory", _MEMORY_FILES)]
-    # Version 1 says "no limit" by a number near 2**63.
-    return min((limit for limit in limits if limit is not None and limit < 1 << 60), default=None)
-
-
-_MEMORY_FILES = {2: "memory.max", 1: "memory.limit_in_bytes"}
-
-
-def _cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    quotas = []
-    for folder, name in _cgroup_files(root, membership, "cpu", {2: "cpu.max", 1: "cpu.cfs_quota_us"}):
-        if name == "cpu.max":
-            quota, _, period = _read_text(folder / name).partition(" ")
-        else:
-            quota, period = _read_text(folder / name), _read_text(folder / "cpu.cfs_period_us")
-        if quota.isdigit() and period.isdigit():
-            quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
-
-
-def _cgroup_files(root: Path, membership: Path, controller: str, names: dict[int, str]) -> list[tuple[Path, str]]:
-    """The folders from the process's own group up to the root, with the file of the controller in each."""
-    found = []
-    for line in _read_text(membership).splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        if number == "0":
-            top, name = root, names[2]
-        elif controller in controllers.split(","):
-            top, name = root / controllers, names[1]
-        else:
-            continue
-        folder = top / group.lstrip("/")
-        found += [(each, name) for each in (folder, *folder.parents) if each == top or top in each.parents]
-    return found
-
-
-def _read_limit(path: Path) -> int | None:
-    text = _read_text(path)
-    return int(text) if text.isdigit() else None
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

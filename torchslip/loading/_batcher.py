@@ -116,6 +116,16 @@ class Batcher:
         )
         return batch
 
+    def bytes_of(self, ids: npt.NDArray[np.int64]) -> int | None:
+        """Bytes of the tensors of a batch of these samples; None if a view has no fixed size."""
+        sizes = [each.view.output_size(each.draws(ids, self._seed, 0, 0)) for each in self._views]
+        if any(size is None for size in sizes):
+            return None
+        pixels = sum(height * width for height, width in filter(None, sizes))
+        # Numbers of 8 bytes: the id, the mask, the boxes, and fields of the source.
+        per_sample = 3 * pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))
+        return len(ids) * per_sample
+
     def _fill(self, pictures: _Pictures, ids: npt.NDArray[np.int64], epoch: int, key: int) -> list[Record]:
         """Decode into every row; `ids` changes where a sample is replaced."""
         wanted = ids.copy()

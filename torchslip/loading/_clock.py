@@ -57,6 +57,8 @@ class PassClock:
         self._shared = torch.zeros(4, dtype=torch.int64)
         self._shared.share_memory_()  # type: ignore[no-untyped-call]
         self._passes_here = 0
+        self.token = 0
+        """Names the pass that began last in this process: the same in all workers of a pass."""
         self.set(0, 0)
 
     def set(self, epoch: int, position: int) -> None:
@@ -90,7 +92,7 @@ class PassClock:
         worker = get_worker_info()
         self._passes_here += 1
         base_seed = worker.seed - worker.id if worker is not None else None
-        token = derive_key(base_seed, self._passes_here) & 0xFFFFFFFF
+        token = self.token = derive_key(base_seed, self._passes_here) & 0xFFFFFFFF
         # One reading for all decisions: another worker of this pass may write at any moment.
         reading = self._read()
         if override is not None:

@@ -10,12 +10,13 @@ import numpy.typing as npt
 
 from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
+from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
 from torchslip.order import Order, Sequential, Shuffled, Subset, Tail
 from torchslip.sources import Source
 from torchslip.sources import open as open_source
 
-__all__ = ["ImageDataset"]
+__all__ = ["ImageDataset", "make_order"]
 
 
 class ImageDataset(OrderedDataset[Batch]):
@@ -58,6 +59,10 @@ class ImageDataset(OrderedDataset[Batch]):
         image_field: The field to decode, if the source has several.
         decoder: ``auto`` or the name of a backend, see `torchslip.decode.backends`.
         max_pixels: Larger pictures are errors, before they are decoded.
+        max_ram_gb: The memory, in GiB, that the process with all its workers may use. This or one of the next two holds
+            a cap on the bytes of decoded batches too; it needs `batch_size`, and `ts.DataLoader` around workers.
+        constraints: Exact caps instead of those of the profile.
+        profile: ``safe``, ``balanced`` or ``throughput``.
 
     Raises:
         FormatError: If `source` is a path that cannot be opened.
@@ -83,10 +88,13 @@ class ImageDataset(OrderedDataset[Batch]):
         image_field: str | None = None,
         decoder: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        max_ram_gb: float | None = None,
+        constraints: Constraints | None = None,
+        profile: ProfileName | None = None,
     ) -> None:
         self.source: Source = open_source(source) if isinstance(source, str | os.PathLike) else source
         super().__init__(
-            _make_order(self.source, shuffle, seed, window, indices, order),
+            make_order(self.source, shuffle, seed, window, indices, order),
             source_fingerprint=self.source.fingerprint,
             batch_size=batch_size,
             tail=tail,
@@ -104,6 +112,9 @@ class ImageDataset(OrderedDataset[Batch]):
             decoder=decoder,
             max_pixels=max_pixels,
         )
+
+        if (max_ram_gb, constraints, profile) != (None, None, None):
+            self.limit_memory(max_ram_gb=max_ram_gb, constraints=constraints, profile=profile or "balanced")
 
     @property
     def classes(self) -> list[str]:
@@ -124,16 +135,30 @@ class ImageDataset(OrderedDataset[Batch]):
         batch = self._batcher(plan.ids, epoch=plan.epoch, key=plan.key, valid=plan.valid)
         yield batch if self.batch_size is not None else {name: values[0] for name, values in batch.items()}
 
+    @property
+    def batch_bytes(self) -> int | None:
+        """Bytes of a full batch as it is delivered; None if pictures have no fixed size."""
+        return self._batcher.bytes_of(np.zeros(self.batch_size or 1, np.int64))
+
+    def _bytes_of(self, plan: BatchPlan) -> int:
+        decoded = self._batcher.bytes_of(plan.ids)
+        if decoded is None and self.budget is not None:
+            return self.budget.limits.max_inflight_bytes // 3
+        sizes = getattr(self.source, "sizes", None)
+        encoded = 0 if sizes is None else int(np.maximum(sizes[plan.ids], 0).sum())
+        return (decoded or 0) + encoded
+
     def stats(self) -> dict[str, int]:
         """Totals over all worker processes.
 
         ``batches`` and ``samples`` that were made (also those prefetched and never delivered), ``skipped_samples``
-        that `on_error` replaced, and ``encoded_bytes`` of the pictures.
+        that `on_error` replaced, and ``encoded_bytes`` of the pictures. Where memory is limited, also what
+        `memory_stats` has.
         """
-        return self._batcher.statistics.totals()
+        return self._batcher.statistics.totals() | self.memory_stats()
 
 
-def _make_order(
+def make_order(
     source: Source,
     shuffle: bool,
     seed: int,
@@ -141,6 +166,11 @@ def _make_order(
     indices: npt.ArrayLike | None,
     order: Order | None,
 ) -> Order:
+    """The order that these arguments of a dataset mean.
+
+    Raises:
+        ValueError: If they exclude each other, or are those of another source.
+    """
     own = getattr(source, "order", None)
     if isinstance(own, Order) and (order is None or order is own):
         if shuffle or window is not None or indices is not None:

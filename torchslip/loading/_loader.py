@@ -8,11 +8,16 @@ from typing import Any, Literal
 import torch.utils.data
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from torchslip.loading._byte_budget import ByteBudget
+from torchslip.loading._byte_plan import ByteShare
+from torchslip.loading._bytes import BytesDataset
 from torchslip.loading._dataset import ImageDataset
+from torchslip.loading._handover import Handover
+from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
 from torchslip.loading._streaming import StreamingDataset
-from torchslip.order import Cursor, DistributedBatchSampler, LeaseSampler
+from torchslip.order import Cursor, DistributedBatchSampler, LeaseSampler, Share
 
 __all__ = ["DataLoader"]
 
@@ -33,16 +38,35 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     `ImageMapDataset` needs a `DistributedBatchSampler` as ``batch_sampler`` if states are wanted. A `StreamingDataset`
     and its loader have one batch size: give it to either.
 
+    With `max_ram_gb`, `constraints` or `profile` it holds a cap on the bytes of an `ImageDataset`'s batches, over all
+    workers, see ``docs/memory.md``; ``prefetch_factor`` follows from the cap where it is not given.
+
     Raises:
         ValueError: If a `batch_size` is given for a dataset that makes its own batches, or another one than the
             dataset's.
     """
 
-    def __init__(self, dataset: torch.utils.data.Dataset[Any], *args: Any, **kwargs: Any) -> None:
-        if isinstance(dataset, ImageDataset):
-            if args or kwargs.get("batch_size") is not None:
+    def __init__(
+        self,
+        dataset: torch.utils.data.Dataset[Any],
+        *args: Any,
+        max_ram_gb: float | None = None,
+        constraints: Constraints | None = None,
+        profile: ProfileName | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (max_ram_gb, constraints, profile) != (None, None, None):
+            if not isinstance(dataset, ImageDataset):
                 raise ValueError(
-                    "The batch size belongs to the dataset: ImageDataset(..., batch_size=N) makes finished batches. "
+                    f"ts.DataLoader limits the memory of an ImageDataset; a BytesDataset takes max_ram_gb, constraints "
+                    f"and profile itself. Got a {type(dataset).__name__}."
+                )
+            dataset.limit_memory(max_ram_gb=max_ram_gb, constraints=constraints, profile=profile or "balanced")
+        if isinstance(dataset, ImageDataset | BytesDataset):
+            if args or kwargs.get("batch_size") is not None:
+                name = type(dataset).__name__
+                raise ValueError(
+                    f"The batch size belongs to the dataset: {name}(..., batch_size=N) makes finished batches. "
                     "Leave it out of ts.DataLoader and pass the other arguments by name."
                 )
             if dataset.batch_size is None:
@@ -51,6 +75,8 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                     "torch.utils.data.DataLoader(dataset, batch_size=N) for single samples."
                 )
             kwargs["batch_size"] = None
+            if isinstance(dataset, ImageDataset) and dataset.budget is not None:
+                kwargs |= _prefetch(dataset, dataset.budget, kwargs)
         elif isinstance(dataset, StreamingDataset):
             args, kwargs = _with_one_batch_size(dataset, args, kwargs)
         elif isinstance(dataset, ImageMapDataset):
@@ -86,25 +112,44 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
             return super().__iter__()
         self._epoch, self._start = self._upcoming(stateful)
         # A state from the end of its epoch goes on with the next one, unless `set_epoch` named the old one.
-        if self._pass == "loaded" and not stateful.share.count(self._start):
+        if self._pass == "loaded" and not self._share(stateful).count(self._start):
             self._epoch, self._start = self._epoch + 1, 0
         self._pass, self._delivered = "begun", 0
         stateful.load_state_dict(self._state(stateful))
         stateful.set_epoch(self._epoch)
-        return self._count(super().__iter__())
+        budget = getattr(self.dataset, "budget", None)
+        if budget is None or not self.num_workers:
+            return self._count(super().__iter__())
+        share, start = self._share(stateful), self._start
+        # Opened before the workers begin.
+        handover = Handover(budget, lambda number: share.first_position(start, number))
+        return self._count(super().__iter__(), handover)
 
-    def _count(self, batches: Iterator[Any]) -> Iterator[Any]:
+    def _count(self, batches: Iterator[Any], handover: Handover | None = None) -> Iterator[Any]:
         try:
-            for batch in batches:
+            while True:
+                if handover is not None:
+                    handover.ask()
+                try:
+                    taken = [next(batches)]
+                except StopIteration:
+                    return
+                if handover is not None:
+                    handover.take(taken[0])
                 self._delivered += 1
-                yield batch
+                yield taken.pop()  # so that the consumer's reference is the last one
         except Exception:
             # The traceback keeps the iterator in a reference cycle, and when the garbage collector finds it, the queues
             # that tell workers to end are gone already: torch then waits 5 seconds for each worker (2.15).
+            if handover is not None:
+                handover.close()  # a worker that waits for room would be waited for too
             if isinstance(batches, _MultiProcessingDataLoaderIter):
                 batches._shutdown_workers()
                 self._iterator = None
             raise
+        finally:
+            if handover is not None:
+                handover.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The state after the batches that this loader has delivered.
@@ -147,9 +192,29 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         not_yet = (self._epoch, self._start) if begun and not self._delivered else own
         return own if stateful.upcoming in (own, not_yet) else stateful.upcoming
 
+    def _share(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> Share | ByteShare:
+        return stateful.share_of(self._epoch) if isinstance(stateful, OrderedDataset) else stateful.share
+
     def _state(self, stateful: OrderedDataset[Any] | DistributedBatchSampler) -> dict[str, Any]:
-        position = stateful.share.end(self._start, self._delivered)
+        position = self._share(stateful).end(self._start, self._delivered)
         return Cursor(self._epoch, position, stateful.fingerprints).state_dict()
+
+
+def _prefetch(dataset: ImageDataset, budget: ByteBudget, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """How many batches to prefetch under a cap; and refuse one that holds not even one batch."""
+    cap, batch = budget.limits.max_inflight_bytes, dataset.batch_bytes
+    if batch is None:
+        return {}
+    if batch > cap:
+        raise ValueError(
+            f"max_inflight_bytes={cap} cannot hold one batch: {dataset.batch_size} samples have {batch} bytes. Raise "
+            "it, use a smaller batch_size, or smaller views."
+        )
+    workers = kwargs.get("num_workers", 0)
+    if not workers or kwargs.get("prefetch_factor") is not None:
+        return {}
+    # One batch is in the hands of the training loop. More than torch's 2 would only cost memory.
+    return {"prefetch_factor": max(1, min(2, (cap // batch - 1) // workers))}
 
 
 def _with_one_batch_size(

@@ -1,4 +1,4 @@
-"""Memory for pictures."""
+"""Memory for batches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch.utils.data import get_worker_info
 
 from torchslip.loading._slabs import empty_slab, slabs_available
 
-__all__ = ["empty_pictures"]
+__all__ = ["empty_bytes", "empty_pictures"]
 
 
 def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
@@ -16,11 +16,16 @@ def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
     In a worker process it lies in shared memory from the start, as `default_collate` does it, so that handing the
     batch to the main process copies nothing.
     """
-    if get_worker_info() is None or not count * height * width:
-        return torch.empty((count, height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    # Pictures of different sizes come one by one; a slab only pays where the next batch has the same size.
-    if count > 1 and slabs_available():
+    if count > 1 and height * width and get_worker_info() is not None and slabs_available():
+        # Pictures of different sizes come one by one; a slab only pays where the next batch has the same size.
         return empty_slab((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
-    storage = torch.UntypedStorage._new_shared(count * height * width * 3, device="cpu")  # type: ignore[no-untyped-call]
+    return empty_bytes(count * height * width * 3).view(count, height, width, 3).permute(0, 3, 1, 2)
+
+
+def empty_bytes(count: int) -> torch.Tensor:
+    """Uninitialised uint8 ``[count]``; in a worker process in shared memory, see `empty_pictures`."""
+    if get_worker_info() is None or not count:
+        return torch.empty(count, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
     memory: torch.Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
-    return memory.view(count, height, width, 3).permute(0, 3, 1, 2)
+    return memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +14,17 @@ import torch.distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from torchslip.errors import StateError
+from torchslip.loading._account import Account
+from torchslip.loading._byte_budget import ByteBudget
+from torchslip.loading._byte_plan import ByteShare
 from torchslip.loading._clock import Pass, PassClock
+from torchslip.loading._deliveries import Deliveries
+from torchslip.loading._limits import Constraints, Limits, ProfileName, derive_limits
+from torchslip.loading._memory_guard import this_machine, tree_memory_bytes
 from torchslip.loading._outlook import Outlook
 from torchslip.order import Cursor, Fingerprint, Order, Share, Tail, Topology, check_global_batch
 
-__all__ = ["BatchPlan", "OrderedDataset"]
+__all__ = ["BatchPlan", "OrderedDataset", "Progress"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -40,13 +47,13 @@ class BatchPlan:
 
 
 @dataclass(slots=True)
-class _Progress:
+class Progress:
     """A pass in one process: it delivered batch `last` (counted from `start`) and `taken` samples of the batch after.
 
     Its next batch is `first` or later.
     """
 
-    share: Share
+    share: Share | ByteShare
     epoch: int
     start: int
     first: int
@@ -77,6 +84,11 @@ class OrderedDataset(IterableDataset[T_co]):
         ValueError: If arguments are out of range.
     """
 
+    budget: ByteBudget | None = None
+    """The account of the bytes in flight, if memory is limited."""
+
+    _own_budget: ByteBudget | None = None
+
     _yields_samples = False
     """Whether `_read` gives one item for each sample of a batch, instead of one for all of it."""
 
@@ -97,7 +109,7 @@ class OrderedDataset(IterableDataset[T_co]):
         self.fingerprints: Fingerprint = {"source": source_fingerprint, **order.fingerprint}
         """Identifies the source and the order in saved states."""
         self._clock = PassClock()
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         self._loaded: tuple[Pass, int | None] | None = None
         _ = self.share  # reports bad arguments here rather than in the first pass
 
@@ -113,6 +125,10 @@ class OrderedDataset(IterableDataset[T_co]):
         """The division of the epoch over ranks, as the process group stands now."""
         batch_size = 1 if self.batch_size is None else self.batch_size
         return Share(len(self.order), batch_size, self._topology(), self._tail)
+
+    def share_of(self, epoch: int) -> Share | ByteShare:
+        """The division of `epoch`; only where batches have a size in bytes, epochs are divided differently."""
+        return self.share
 
     def set_epoch(self, epoch: int) -> None:
         """Begin the next pass at the start of `epoch`; if a state of that epoch was just loaded, go on from there.
@@ -130,20 +146,80 @@ class OrderedDataset(IterableDataset[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         # Not a generator: the pass begins now, so that a state taken before the first batch is right.
-        if self.batch_size is not None:
-            check_global_batch(self.order, self.share.global_batch)
+        share: object = self.share
+        # Batches by bytes have no size that an order could be made for.
+        if self.batch_size is not None and isinstance(share, Share):
+            check_global_batch(self.order, share.global_batch)
         worker = get_worker_info()
         id_, count = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         loaded, self._loaded = self._loaded, None
         current = self._clock.begin(loaded[0] if loaded is not None else None)
         # The state of a worker stands behind its own last batch: the next count - 1 belong to the others.
         first = count - 1 if loaded is not None and loaded[1] is not None else id_
-        progress = self._progress = _Progress(self.share, current.epoch, current.position, first)
+        progress = self._progress = Progress(self.share_of(current.epoch), current.epoch, current.position, first)
         return self._run(progress, count)
 
-    def _run(self, progress: _Progress, step: int) -> Iterator[T_co]:
+    def limit_memory(
+        self,
+        *,
+        max_ram_gb: float | None = None,
+        constraints: Constraints | None = None,
+        profile: ProfileName = "balanced",
+    ) -> Limits:
+        """Hold a cap on the bytes of batches that are being made, wait, or are in the hands of the training loop.
+
+        Raises:
+            ValueError: If the arguments contradict each other or what the machine has, or if the dataset does not make
+                its own batches.
+        """
+        if self._yields_samples or self.batch_size is None:
+            raise ValueError("A memory cap needs a dataset that makes batches: give it a batch_size.")
+        limits = derive_limits(this_machine(), profile=profile, max_ram_gb=max_ram_gb, constraints=constraints)
+        self.budget = ByteBudget(limits, Deliveries())
+        return limits
+
+    def _bytes_of(self, plan: BatchPlan) -> int:
+        """The most bytes that a batch takes while it is made; only asked where memory is limited."""
+        raise NotImplementedError
+
+    def memory_stats(self) -> dict[str, int]:
+        """Bytes in flight and memory of the process tree, and their limits; empty if memory is not limited."""
+        if self.budget is None:
+            return {}
+        budgets = [self.budget, *([self._own_budget] if self._own_budget else [])]
+        memory = [budget.memory_bytes for budget in budgets]
+        return {
+            "inflight_bytes": sum(budget.inflight_bytes for budget in budgets),
+            "inflight_bytes_high_water": max(budget.high_water_bytes for budget in budgets),
+            "process_rss_bytes": max(used for used, _ in memory) or tree_memory_bytes(os.getpid()),
+            "ram_high_water_bytes": max(most for _, most in memory),
+            "max_inflight_bytes": self.budget.limits.max_inflight_bytes,
+            "max_process_rss_bytes": self.budget.limits.max_ram_bytes,
+        }
+
+    def _run(self, progress: Progress, step: int) -> Iterator[T_co]:
+        account = self._begin_account(step)
+        try:
+            yield from self._make(progress, step, account)
+        finally:
+            self._end_account(account)
+
+    def _end_account(self, account: Account | None) -> None:
+        if account is not None:
+            account.close()
+            if self._own_budget is account.budget:
+                self._own_budget = None
+
+    def _begin_account(self, step: int) -> Account | None:
+        if self.budget is None:
+            return None
+        account = Account(self.budget, token=self._clock.token, workers=step)
+        self._own_budget = account.budget if account.alone else None
+        return account
+
+    def _make(self, progress: Progress, step: int, account: Account | None) -> Iterator[T_co]:
         share = progress.share
-        outlook = Outlook(getattr(self, "source", None), self.order, step=8 * step * share.global_batch)
+        outlook = Outlook(getattr(self, "source", None), self.order, step=8 * step * self.share.global_batch)
         for number in range(progress.first, share.count(progress.start), step):
             part = share.batch(progress.start, number)
             outlook.at(share.first_position(progress.start, number), epoch=progress.epoch)
@@ -155,7 +231,14 @@ class OrderedDataset(IterableDataset[T_co]):
                 share.first_position(progress.start, number),
                 part.valid if share.tail == "pad" else None,
             )
+            if account is not None:
+                follows = number + step < share.count(progress.start)
+                then = share.first_position(progress.start, number + step) if follows else None
+                if not account.make_room(self._bytes_of(plan), plan.key, then):
+                    return
             for taken, item in enumerate(self._read(plan), 1):
+                if account is not None:
+                    account.made(item, plan.key)
                 if self._yields_samples and taken < len(plan.ids):
                     progress.taken = taken
                 else:
@@ -198,7 +281,7 @@ class OrderedDataset(IterableDataset[T_co]):
     def state_at(self, batches: int) -> dict[str, Any]:
         """The state after the first `batches` batches of the latest pass, however far the workers have run ahead."""
         latest = self._clock.latest
-        position = self.share.end(latest.position, batches)
+        position = self.share_of(latest.epoch).end(latest.position, batches)
         return Cursor(latest.epoch, position, self.fingerprints).state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -230,7 +313,7 @@ class OrderedDataset(IterableDataset[T_co]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker has no process group, so the topology travels with the dataset.
-        state = self.__dict__.copy()
+        state = {**self.__dict__, "_own_budget": None}
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             topology = Topology.resolve(self._rank, self._world_size)
             state |= {"_rank": topology.rank, "_world_size": topology.world_size}

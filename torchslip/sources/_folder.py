@@ -152,7 +152,17 @@ class ImageFolder:
         labels = np.searchsorted(self._class_ends, checked, side="right").tolist()
         return [{"image": self._read(index), "label": label} for index, label in zip(checked, labels, strict=True)]
 
-    def _read(self, index: int) -> bytes:
+    def fetch_into(self, indices: Sequence[int], field: str, buffers: Sequence[memoryview]) -> list[Record]:
+        """Read files into buffers. See `Source`."""
+        checked = checked_indices(indices, len(self))
+        records: list[Record] = [{"image": self._read(*each)} for each in zip(checked, buffers, strict=True)]
+        if self._class_ends is not None:
+            labels = np.searchsorted(self._class_ends, checked, side="right").tolist()
+            for record, label in zip(records, labels, strict=True):
+                record["label"] = label
+        return records
+
+    def _read(self, index: int, buffer: memoryview | None = None) -> bytes | int:
         path = self.locate(index)
         try:
             # Half the time of `open(path, "rb").read()`, which is what a small file costs.
@@ -164,7 +174,14 @@ class ImageFolder:
                         f"Sample {index} is not a regular file but "
                         f"{'a folder' if stat.S_ISDIR(status.st_mode) else 'a special file'}: {path}"
                     )
-                return _read_whole(descriptor, status.st_size)
+                if buffer is None:
+                    return _read_whole(descriptor, status.st_size)
+                if status.st_size > len(buffer):
+                    raise SampleError(
+                        f"Sample {index} has grown from {len(buffer)} to {status.st_size} bytes since its folder was "
+                        f"listed; open the folder again: {path}"
+                    )
+                return _read_into(descriptor, buffer[: status.st_size])
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -179,6 +196,13 @@ def _read_whole(descriptor: int, size: int) -> bytes:
     while parts[-1]:
         parts.append(os.read(descriptor, 1 << 20))
     return b"".join(parts)
+
+
+def _read_into(descriptor: int, buffer: memoryview) -> int:
+    done = 0
+    while done < len(buffer) and (count := os.readv(descriptor, [buffer[done:]])):
+        done += count
+    return done
 
 
 def _decide(mode: LabelMode, root: str, folders: list[str], pictures: list[str]) -> LabelMode:

@@ -26,8 +26,12 @@ class Source(Protocol):
     * ``classes: list[str]``: the names of the values of ``label``;
     * ``index(name)``: the value of a field to the ids of the samples that have it;
     * ``shard_sizes``: how many records each shard holds, where the data lies in shards;
+    * ``sizes``: the bytes of each record, int64 ``[len]``, known without reading them, or a little more than that; it
+      lets loaders plan batches by bytes, and -1 says that a record cannot be read;
     * ``prepare(indices, counts) -> bool``: takes note of the records that come next, in this order, each of which
-      stands for as many as `counts` says, so that it can fetch them ahead; False if that makes no difference.
+      stands for as many as `counts` says, so that it can fetch them ahead; False if that makes no difference;
+    * ``fetch_into(indices, field, buffers) -> list[Record]``: as ``fetch``, but the bytes of `field` are written into
+      the buffers, one per record, and the record has their number instead. It saves loaders a copy.
     """
 
     def __len__(self) -> int: ...

@@ -17,16 +17,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection
 from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from torchslip.errors import FormatError
 from torchslip.sources._source import Record
 from torchslip.sources.mds._encodings import Encoding
 from torchslip.sources.mds._files import Bytes
 
-__all__ = ["FieldPlan", "checked_offsets", "open_shard", "sample_reader"]
+__all__ = ["FieldPlan", "checked_offsets", "open_shard", "read_sizes", "sample_reader"]
 
 _SIZES_DIFFER = "The sizes of the sample's columns do not give its size"
 
@@ -71,6 +73,20 @@ class FieldPlan:
                 self.leaves_out = True
             before, skip = (before + 1, skip) if size is None else (before, skip + size)
         self.fixed_bytes = skip
+
+
+def read_sizes(path: Path, samples: int) -> npt.NDArray[np.int64]:
+    """The size of each sample of a shard by its table, int64 ``[samples]``; -1 where the table makes no sense."""
+    unknown = np.full(samples, -1, np.int64)
+    try:
+        table = np.fromfile(path, "<u4", samples + 2).astype(np.int64)
+        whole = path.stat().st_size
+    except OSError:
+        return unknown
+    if len(table) != samples + 2 or table[0] != samples or table[-1] > whole:
+        return unknown
+    sizes = np.diff(table[1:])
+    return sizes if (sizes >= 0).all() else unknown
 
 
 def open_shard(data: Bytes, samples: int, plan: FieldPlan) -> Callable[[int], Record]:

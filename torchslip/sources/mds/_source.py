@@ -7,6 +7,7 @@ import operator
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torchslip.sources.mds._files import Place, ShardFiles
 from torchslip.sources.mds._hashing import HASHES
 from torchslip.sources.mds._index import INDEX_NAME, Index
 from torchslip.sources.mds._layout import Layout
-from torchslip.sources.mds._shard import FieldPlan, open_shard
+from torchslip.sources.mds._shard import FieldPlan, open_shard, read_sizes
 from torchslip.sources.mds._sidecar import Sidecar, cached_index, find_sidecar
 from torchslip.sources.mds._split_shard import open_split_shard
 from torchslip.storage import LocalFolder, NodeCache, open_folder
@@ -197,6 +198,21 @@ class MDS:
         # The fingerprint of an index without hashes does not tell labels from others of the same size.
         identity = f"{self.fingerprint}\0{self.root}\0{self.folder.stat(INDEX_NAME)!r}"
         return cached_index(self._files.cache, identity, name, lambda: index_values(column, name))
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64] | None:
+        """Bytes of each sample with all its columns, int64 ``[len]``, from the shards' tables; see `Source`.
+
+        None where the tables cannot be read without the data (remote, compressed and text shards), or say less than a
+        record will have (``pil``, which becomes a PNG).
+        """
+        text = any(layout.format != "mds" for layout in self._index.layouts)
+        if not self._in_place or text or self._decoded or "pil" in self.encodings.values():
+            return None
+        names = (self._index[shard].files["raw_data"].basename for shard in range(len(self._index)))
+        counts = self._index.samples.tolist()
+        parts = [read_sizes(Path(self.root, name), count) for name, count in zip(names, counts, strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def locate(self, index: int) -> str:
         """The path of the shard of a sample, and which of its samples it is."""
