@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchslip.lightning import DataModule
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
 
 EPOCHS, STEPS, SAMPLES = 2, 11, 42
+DOCS = Path(__file__).parents[1] / "docs/lightning.md"
 RUN = Path(__file__).with_name("lightning_run.py")
 
 
@@ -233,6 +235,20 @@ def test_two_processes_see_each_sample_once_and_one_goes_on(picture_folder, tmp_
 
     alone = fit(DataModule(make(picture_folder)), ckpt_path=tmp_path / "step=4.ckpt")
     assert ids_of(alone) == ids_of(whole[0])[4 * 6 :]
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0, `tensorboardX`:UserWarning")
+def test_the_example_of_the_documentation_runs(picture_folder, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "data" / name).symlink_to(picture_folder)
+    monkeypatch.chdir(tmp_path)
+    example = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0]
+    exec(example.replace("every_n_train_steps=100", "every_n_train_steps=1"), {"model": (model := Evaluator())})
+
+    assert [epoch for epoch, _ in model.trained] == [0, 0, 1, 1]
+    assert (tmp_path / "checkpoints/last.ckpt").is_file()
 
 
 def test_what_is_neither_a_dataset_nor_a_loader_is_refused(picture_folder):
