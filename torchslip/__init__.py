@@ -21,6 +21,7 @@ A dataset puts a Source and Views together, a sampler puts an Order, a share of 
         batch["image"], batch["label"], batch["sample_id"]
 """
 
+from torchslip import augment
 from torchslip.decode import (
     CenterCrop,
     Decode,
@@ -63,6 +64,7 @@ __all__ = [
     "Subset",
     "TorchslipError",
     "View",
+    "augment",
     "collate",
     "merge_index",
     "open",
