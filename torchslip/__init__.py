@@ -21,7 +21,7 @@ A dataset puts a Source and Views together, a sampler puts an Order, a share of 
         batch["image"], batch["label"], batch["sample_id"]
 """
 
-from torchslip import augment
+from torchslip import augment, recipes
 from torchslip.decode import (
     CenterCrop,
     Decode,
@@ -68,4 +68,5 @@ __all__ = [
     "collate",
     "merge_index",
     "open",
+    "recipes",
 ]

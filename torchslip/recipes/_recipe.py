@@ -1,0 +1,90 @@
+"""What a recipe holds when it has been read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchslip.augment import MultiView
+from torchslip.decode import View
+from torchslip.loading import ImageDataset
+from torchslip.order import Topology
+from torchslip.sources import Source
+
+__all__ = ["Evaluation", "Recipe"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How pictures are prepared for the evaluation of what was trained.
+
+    Attributes:
+        views: Name to crop, for `ImageDataset`; the name is ``image``.
+        augment: What is done with a batch: conversion and normalisation.
+    """
+
+    views: Mapping[str, View]
+    augment: MultiView = field(repr=False)
+
+    def dataset(self, source: str | os.PathLike[str] | Source, *, batch_size: int, **options: Any) -> ImageDataset:
+        """A dataset with these views, in the order of the source; `options` are those of `ImageDataset`."""
+        return ImageDataset(source, views=self.views, batch_size=batch_size, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A published training: which crops, which augmentation, how many samples at a time.
+
+    Attributes:
+        name: Its name, as for `load`.
+        path: The file that it was read from.
+        paper: Title, authors, year and number of the paper.
+        parameters: Where in the paper, or in the authors' code, the values stand.
+        differences: What is not as it was published, and why.
+        batch_size: Samples in one step over all ranks.
+        views: Name to crop, for `ImageDataset`.
+        augment: What is done with each view of a batch; call it with the batch.
+        evaluation: How pictures are prepared for the evaluation; None if the paper has nothing to evaluate.
+    """
+
+    name: str
+    path: Path
+    paper: str = field(repr=False)
+    parameters: str = field(repr=False)
+    differences: tuple[str, ...] = field(repr=False)
+    batch_size: int
+    views: Mapping[str, View]
+    augment: MultiView = field(repr=False)
+    evaluation: Evaluation | None = field(repr=False)
+
+    def dataset(
+        self, source: str | os.PathLike[str] | Source, *, batch_size: int | None = None, **options: Any
+    ) -> ImageDataset:
+        """The dataset to train on: the recipe's views, shuffled, without an incomplete last batch.
+
+        Args:
+            source: As for `ImageDataset`.
+            batch_size: Samples per rank and batch; default: the recipe's, divided over the ranks that there are now.
+            options: Other arguments of `ImageDataset`; they win over the recipe's.
+
+        Raises:
+            ValueError: If the recipe's batch size cannot be divided evenly over the ranks.
+        """
+        if batch_size is None:
+            world_size = Topology.resolve(options.get("rank"), options.get("world_size")).world_size
+            batch_size, left = divmod(self.batch_size, world_size)
+            if left:
+                raise ValueError(
+                    f"The batch size of {self.name}, {self.batch_size}, cannot be divided over {world_size} ranks; "
+                    "pass batch_size, the samples per rank."
+                )
+        chosen: dict[str, Any] = {
+            "views": self.views,
+            "batch_size": batch_size,
+            "shuffle": True,
+            "tail": "drop",
+        } | options
+        return ImageDataset(source, **chosen)
