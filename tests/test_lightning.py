@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import subprocess
 import sys
@@ -118,6 +119,27 @@ def test_resume_with_workers_that_prefetch_equals_no_interruption(picture_folder
     rest = fit(DataModule(make(picture_folder), num_workers=1), ckpt_path=tmp_path / f"step={step}.ckpt")
 
     assert rest == whole[0][step:]
+
+
+def test_persistent_workers_go_on_with_the_next_epoch_and_end_with_the_training(picture_folder, whole):
+    data = DataModule(make(picture_folder), val=make(picture_folder), num_workers=1, persistent_workers=True)
+
+    assert fit(data, model=Evaluator()) == whole[0]
+    assert multiprocessing.active_children() == []
+
+
+def test_loaders_that_are_made_anew_in_every_epoch_change_nothing(picture_folder, whole):
+    assert fit(DataModule(make(picture_folder)), reload_dataloaders_every_n_epochs=1) == whole[0]
+
+
+def test_resume_between_accumulated_steps_equals_no_interruption(picture_folder, tmp_path, whole):
+    options = {"accumulate_grad_batches": 2}
+    assert fit(DataModule(make(picture_folder)), every_step(tmp_path), **options) == whole[0]
+
+    # Eleven batches in an epoch make six steps: the last one has a single batch.
+    for step, batches in ((1, 2), (5, 10), (6, 11), (7, 13)):
+        rest = fit(DataModule(make(picture_folder)), ckpt_path=tmp_path / f"step={step}.ckpt", **options)
+        assert rest == whole[0][batches:], step
 
 
 @pytest.mark.parametrize("step", [0, 5, STEPS - 1, STEPS])

@@ -51,6 +51,15 @@ class _Passes:
         self._begin()
         yield from self.loader
 
+    @property
+    def _iterator(self) -> Any:
+        """Where Lightning looks for persistent workers, to end them with the training."""
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, iterator: None) -> None:
+        self.loader._iterator = iterator
+
     def _begin(self) -> None:
         # The same crops in every evaluation, so that their results can be compared.
         self.loader.set_epoch(0)
