@@ -21,7 +21,7 @@ from torchslip.recipes._document import Mapping as Entries
 from torchslip.recipes._document import error_at, plain
 from torchslip.recipes._recipe import Evaluation, Recipe
 
-__all__ = ["CROPS", "TRANSFORMS", "build"]
+__all__ = ["CROPS", "MASKS", "MIXES", "TRANSFORMS", "build"]
 
 CROPS: Mapping[str, Callable[..., Any]] = {
     crop.__name__: crop
@@ -29,12 +29,26 @@ CROPS: Mapping[str, Callable[..., Any]] = {
 }
 """The crops that a recipe may name."""
 
-TRANSFORMS: Mapping[str, Callable[..., Any]] = {
+_ALL = {
     name: each
     for name, each in vars(augment).items()
     if isinstance(each, type) and issubclass(each, Transform) and each not in (Transform, MultiView)
 }
-"""The transforms that a recipe may name: all of `torchslip.augment`."""
+
+MASKS: Mapping[str, Callable[..., Any]] = {
+    name: _ALL[name] for name in ("BlockMask", "JEPAMask", "PatchMask") if name in _ALL
+}
+"""The masks over the patches of a view."""
+
+MIXES: Mapping[str, Callable[..., Any]] = {
+    name: _ALL[name] for name in ("CutMix", "Mixup", "MixupOrCutMix") if name in _ALL
+}
+"""The transforms that mix images and labels of a batch."""
+
+TRANSFORMS: Mapping[str, Callable[..., Any]] = {
+    name: each for name, each in _ALL.items() if name not in MASKS and name not in MIXES
+}
+"""The transforms that a view may have: all others of `torchslip.augment`."""
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -48,10 +62,12 @@ def build(root: MappingNode, *, name: str, path: Path) -> Recipe:
     entries = Entries(root, "a recipe")
     paper, parameters = entries.text("paper"), entries.text("parameters")
     differences = _texts(entries.need("differences"))
-    batch_size = entries.integer("batch_size")
-    views, chains = _views(entries.need("views"))
-    evaluation = entries.take("evaluation")
+    batch_size, seed = entries.integer("batch_size"), entries.integer("seed", 0, least=0)
+    views, chains, masks = _views(entries.need("views"))
+    mix, evaluation = entries.take("mix"), entries.take("evaluation")
     entries.end()
+    if mix is not None and list(views) != ["image"]:
+        raise error_at(mix, f"mix needs one view with the name 'image'; the recipe has {', '.join(views)}.")
     return Recipe(
         name=name,
         path=path,
@@ -59,29 +75,36 @@ def build(root: MappingNode, *, name: str, path: Path) -> Recipe:
         parameters=parameters,
         differences=differences,
         batch_size=batch_size,
+        seed=seed,
         views=views,
-        augment=MultiView(chains),
+        augment=MultiView(chains, seed=seed),
+        masks=masks,
+        mix=None if mix is None else _one(mix, MIXES, "way to mix"),
         evaluation=None if evaluation is None else _evaluation(evaluation),
     )
 
 
-def _views(node: Node) -> tuple[dict[str, Any], dict[str, Transform]]:
+def _views(node: Node) -> tuple[dict[str, Any], dict[str, Transform], dict[str, Transform]]:
+    """The crops, chains and masks of the views, by name."""
     views: dict[str, Any] = {}
     chains: dict[str, Transform] = {}
+    masks: dict[str, Transform] = {}
     for name, key, value in Entries(node, "views").items():
         entries = Entries(value, "a view")
         counted = any(each == "count" for each, _, _ in entries.items())
         count = entries.integer("count", 1)
-        crop, transforms = entries.need("crop"), entries.need("augment")
+        crop, transforms, mask = entries.need("crop"), entries.need("augment"), entries.take("mask")
         entries.end()
         for each in [f"{name}_{number}" for number in range(count)] if counted else [name]:
             if each in views:
                 raise error_at(key, f"there are two views with the name {each!r}.")
             views[each] = _one(crop, CROPS, "crop")
             chains[each] = Compose(_many(transforms))
+            if mask is not None:
+                masks[each] = _one(mask, MASKS, "mask")
     if not views:
         raise error_at(node, "a recipe needs at least one view.")
-    return views, chains
+    return views, chains, masks
 
 
 def _evaluation(node: Node) -> Evaluation:
@@ -109,10 +132,12 @@ def _one(node: Node, known: Mapping[str, Callable[..., Any]], what: str) -> Any:
     if key.value not in known:
         raise error_at(key, f"there is no {what} {key.value!r}; there are {', '.join(sorted(known))}.")
     make = known[key.value]
-    valid = [name for name in inspect.signature(make).parameters if name != "self"]
+    parameters = inspect.signature(make).parameters
+    valid = [name for name in parameters if parameters[name].kind is not inspect.Parameter.VAR_KEYWORD]
+    passes_on = len(valid) < len(parameters)
     values = {}
     for name, place, value in Entries(arguments, key.value).items():
-        if name not in valid:
+        if name not in valid and not passes_on:
             raise error_at(place, f"{key.value} has no argument {name!r}; it has {', '.join(valid) or 'none'}.")
         values[name] = _many(value) if name == "transforms" else _value(name, value)
     try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchslip.augment import MultiView
+from torchslip.augment import MultiView, Transform
 from torchslip.decode import View
 from torchslip.loading import ImageDataset
 from torchslip.order import Topology
@@ -33,6 +33,10 @@ class Evaluation:
         """A dataset with these views, in the order of the source; `options` are those of `ImageDataset`."""
         return ImageDataset(source, views=self.views, batch_size=batch_size, **options)
 
+    def prepare(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a batch of the dataset ready for the model, on the device where it lies."""
+        return dict(self.augment(batch))
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -45,8 +49,11 @@ class Recipe:
         parameters: Where in the paper, or in the authors' code, the values stand.
         differences: What is not as it was published, and why.
         batch_size: Samples in one step over all ranks.
+        seed: Seeds the order of the samples and everything random about them.
         views: Name to crop, for `ImageDataset`.
-        augment: What is done with each view of a batch; call it with the batch.
+        augment: What is done with each view of a batch.
+        masks: Name of a view to a mask over its patches.
+        mix: What is done with the batch after that, to its images and labels; None in most recipes.
         evaluation: How pictures are prepared for the evaluation; None if the paper has nothing to evaluate.
     """
 
@@ -56,8 +63,11 @@ class Recipe:
     parameters: str = field(repr=False)
     differences: tuple[str, ...] = field(repr=False)
     batch_size: int
+    seed: int
     views: Mapping[str, View]
     augment: MultiView = field(repr=False)
+    masks: Mapping[str, Transform] = field(repr=False)
+    mix: Transform | None = field(repr=False)
     evaluation: Evaluation | None = field(repr=False)
 
     def dataset(
@@ -85,6 +95,24 @@ class Recipe:
             "views": self.views,
             "batch_size": batch_size,
             "shuffle": True,
+            "seed": self.seed,
             "tail": "drop",
-        } | options
-        return ImageDataset(source, **chosen)
+        }
+        return ImageDataset(source, **(chosen | options))
+
+    def prepare(self, batch: Mapping[str, Any], *, epoch: int | None = None) -> dict[str, Any]:
+        """Make a batch of the dataset ready for the model, on the device where it lies.
+
+        Args:
+            batch: From `dataset`, or with the same keys.
+            epoch: The epoch that it belongs to; default: ``batch["epoch"]`` if it is there.
+
+        Returns:
+            A copy with the augmented views; with the masks of a view, ``<view>_mask`` for instance; mixed at last.
+        """
+        epoch = batch.get("epoch") if epoch is None else epoch
+        ready: dict[str, Any] = self.augment(batch, epoch=epoch)
+        for view, mask in self.masks.items():
+            drawn = mask(batch["sample_id"], epoch=epoch, view=view, seed=self.seed)
+            ready |= {f"{view}_{name}": values for name, values in drawn.items()}
+        return ready if self.mix is None else dict(self.mix(ready, epoch=epoch, seed=self.seed))
