@@ -72,7 +72,7 @@ def make(folder, **options):
 
 def trainer(*callbacks, **options):
     quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-    saving = {} if callbacks else {"enable_checkpointing": False}
+    saving = {"enable_checkpointing": any(isinstance(each, ModelCheckpoint) for each in callbacks)}
     arguments = {"accelerator": "cpu", "devices": 1, "max_epochs": EPOCHS}
     return lightning.pytorch.Trainer(callbacks=list(callbacks), **(arguments | quiet | saving | options))
 
@@ -240,23 +240,30 @@ def test_overfitting_repeats_the_same_batches(picture_folder):
     assert ids_of(trained[:3]) == ids_of(trained[3:])
 
 
-@pytest.mark.parametrize(("package", "kind"), [("lightning.pytorch", "iterable"), ("pytorch_lightning", "map")])
-def test_two_processes_see_each_sample_once_and_one_goes_on(picture_folder, tmp_path, whole, package, kind):
-    script = tmp_path / "run.py"
+def run_elsewhere(folder, out, devices, package="lightning.pytorch"):
+    """What every rank was trained on, batch by batch, and evaluated on."""
+    script = out / "run.py"
     script.write_text(RUN.read_text().replace("lightning.pytorch", package))
-    command = [sys.executable, script, picture_folder, tmp_path, kind]
+    command = [sys.executable, script, folder, out, str(devices)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
+    return zip(*(json.loads((out / f"{rank}.json").read_text()) for rank in range(devices)), strict=True)
 
-    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    both = [[i for pair in zip(*batches, strict=True) for i in pair] for batches in zip(*ranks, strict=True)]
-    for epoch in range(EPOCHS):
-        batches = both[epoch * 7 : epoch * 7 + 7]
-        assert sorted(i for batch in batches for i in batch) == list(range(SAMPLES))
-        assert [i for batch in batches for i in batch] == ids_of(whole[0])[epoch * SAMPLES : (epoch + 1) * SAMPLES]
+
+def test_two_processes_see_each_sample_once_and_one_goes_on(picture_folder, tmp_path, whole):
+    trained, evaluated = run_elsewhere(picture_folder, tmp_path, devices=2)
+    both = [[i for pair in zip(*batches, strict=True) for i in pair] for batches in zip(*trained, strict=True)]
+    assert [i for batch in both for i in batch] == ids_of(whole[0])
+    assert sorted(evaluated[0] + evaluated[1]) == sorted(EPOCHS * list(range(SAMPLES)))
 
     alone = fit(DataModule(make(picture_folder)), ckpt_path=tmp_path / "step=4.ckpt")
     assert ids_of(alone) == ids_of(whole[0])[4 * 6 :]
+
+
+def test_the_other_package_of_lightning_takes_it_too(picture_folder, tmp_path, whole):
+    trained, _ = run_elsewhere(picture_folder, tmp_path, devices=1, package="pytorch_lightning")
+
+    assert [i for batch in trained[0] for i in batch] == ids_of(whole[0])
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
