@@ -87,6 +87,9 @@ class Transform(nn.Module):
     rounds: ClassVar[bool] = True
     """Floating results become uint8 by rounding; else by truncation, as in torchvision."""
 
+    in_chains: ClassVar[bool] = True
+    """False for what needs more of a batch than its images one by one."""
+
     def __init__(self, *, p: float = 1.0, seed: int | None = None) -> None:
         super().__init__()
         if not 0 <= p <= 1:
