@@ -18,12 +18,20 @@ DOCS = ROOT / "docs/recipes.md"
 
 # Of the papers: samples per step; the sizes of the views, in pixels.
 PUBLISHED = {
+    "barlow-twins": (2048, [224] * 2),
+    "byol": (4096, [224] * 2),
+    "dino": (1024, [224] * 2 + [96] * 8),
     "i-jepa": (2048, [224]),
+    "ibot": (1024, [224] * 2 + [96] * 10),
     "ipcl": (128, [224] * 5),
+    "lejepa": (512, [224] * 2 + [98] * 6),
     "mae": (4096, [224]),
+    "moco-v3": (4096, [224] * 2),
     "simclr": (4096, [224] * 2),
     "supervised": (256, [224]),
+    "supervised-fixres": (1024, [176]),
     "swav": (4096, [224] * 2 + [96] * 6),
+    "vicreg": (2048, [224] * 2),
 }
 
 OWN = """\
@@ -79,7 +87,7 @@ def test_a_recipe_names_its_paper_and_evaluates(picture_folder, name):
 
 def test_views_of_one_picture_differ_and_come_again(picture_folder):
     small = {"views.*.crop.RandomResizedCrop.size": 32, "views.*.augment.GaussianBlur.kernel_size": 3}
-    recipes = [ts.recipes.load("simclr", seed=seed, **small) for seed in (5, 5, 6)]
+    recipes = [ts.recipes.load("byol", seed=seed, **small) for seed in (5, 5, 6)]
     one, two, other = (
         each.prepare(next(iter(each.dataset(picture_folder, batch_size=6, indices=range(6))))) for each in recipes
     )
@@ -89,6 +97,33 @@ def test_views_of_one_picture_differ_and_come_again(picture_folder):
     assert one["sample_id"].tolist() != other["sample_id"].tolist()
     order = [row.argsort() for row in (one["sample_id"], other["sample_id"])]
     assert not torch.equal(one["view_0"][order[0]], other["view_0"][order[1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [
+        ("mae", {"image_mask": (14, 14)}),
+        ("i-jepa", {"image_context": (16, 16), "image_targets": (4, 16, 16)}),
+        ("ibot", {"global_0_mask": (14, 14), "global_1_mask": (14, 14)}),
+    ],
+)
+def test_masks_come_with_the_batch_and_change_with_the_epoch(picture_folder, name, masks):
+    recipe = ts.recipes.load(name, **{"views.*.crop.RandomResizedCrop.size": 32})
+    batch = next(iter(recipe.dataset(picture_folder, batch_size=8)))
+    first, again, later = (recipe.prepare(batch, epoch=epoch) for epoch in (0, 0, 1))
+
+    assert {key: tuple(first[key].shape[1:]) for key in first if key not in batch} == masks
+    assert all(torch.equal(first[key], again[key]) and not torch.equal(first[key], later[key]) for key in masks)
+    assert name != "mae" or first["image_mask"].sum((1, 2)).tolist() == [147] * 8
+
+
+def test_labels_are_mixed_with_the_images(picture_folder):
+    recipe = ts.recipes.load("supervised-fixres", **{"mix.MixupOrCutMix.num_classes": 3})
+    labels = recipe.prepare(next(iter(recipe.dataset(picture_folder, batch_size=8))))["label"]
+
+    assert labels.shape == (8, 3)
+    torch.testing.assert_close(labels.sum(1), torch.ones(8))
+    assert (labels.amax(1) < 1).any()
 
 
 def test_the_batch_size_is_divided_over_the_ranks(picture_folder):
@@ -132,6 +167,8 @@ def test_two_views_may_be_yoked(picture_folder, own):
         ("    crop:", "    counts: 2\n    crop:", r"line 7: a view has no key 'counts'"),
         ("    crop:", "    count: 0\n    crop:", r"line 7: count must be an integer, 1 or more"),
         ("batch_size: 8", "batch_size: 8\nseed: -1", r"line 5: seed must be an integer, 0 or more; got -1"),
+        ("    crop:", "    mask: JEPA\n    crop:", r"line 7: there is no mask 'JEPA'; there are BlockMask"),
+        ("views:\n  image:", "mix: CutMix\nviews:\n  left:", r"line 5: mix needs one view with the name 'image'"),
         ("RandomResizedCrop", "RandomCrop", r"line 8: there is no crop 'RandomCrop'; there are CenterCrop"),
         ("size: 16", "size: 16, scales: [1, 2]", r"line 8: RandomResizedCrop has no argument 'scales'; it has size"),
         ("size: 16", "size: 16, scale: [0.5, 2]", r"line 8: RandomResizedCrop: scale is a share"),
@@ -176,7 +213,7 @@ def test_an_override_that_is_wrong_is_named(own, key, value, error, message):
 
 
 def test_an_unknown_recipe_says_which_there_are(tmp_path):
-    with pytest.raises(ts.FormatError, match=r"no recipe 'simclear'. Did you mean 'simclr'\? There are i-jepa"):
+    with pytest.raises(ts.FormatError, match=r"no recipe 'simclear'. Did you mean 'simclr'\? There are barlow-twins"):
         ts.recipes.load("simclear")
     with pytest.raises(ts.FormatError, match="There is no recipe at"):
         ts.recipes.load(tmp_path / "none.yaml")
