@@ -1,5 +1,6 @@
 """Pixels to pixels: batch transforms whose parameters belong to the image, drawn and replayed as data."""
 
+from torchslip.augment._bank import OPERATIONS
 from torchslip.augment._blur import GaussianBlur
 from torchslip.augment._canvas import BackgroundBlend, Embed, power_law_noise
 from torchslip.augment._color_jitter import ColorJitter
@@ -29,6 +30,7 @@ from torchslip.augment._transform import Params, Transform
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "OPERATIONS",
     "Affine",
     "AugMix",
     "AutoContrast",

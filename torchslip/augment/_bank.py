@@ -55,7 +55,7 @@ def apply_operations(
 
     def blended(images: torch.Tensor, own: Tree) -> torch.Tensor:
         pictures, factor = images.to(torch.float32, memory_format=torch.contiguous_format), 1 + own["magnitude"]
-        colored = blend(pictures, gray_of(pictures).floor(), factor, 255.0)
+        colored = blend(pictures, gray_of(pictures, 255.0), factor, 255.0)
         sharp = sharpened(pictures, factor, 255.0)
         return torch.where(per_image(own["operation"] == _NUMBER["Color"], images), colored, sharp).to(torch.uint8)
 
@@ -86,7 +86,7 @@ def _table(levels: torch.Tensor, operation: torch.Tensor, magnitude: torch.Tenso
     """The value that takes the place of each: uint8 ``[B, C, 256]``."""
     values = torch.arange(256, device=levels.device, dtype=torch.float32)
     factor = (1 + magnitude)[:, None, None]
-    mean = gray_of(levels.float()).floor().mean((2, 3), keepdim=True)[..., 0]
+    mean = gray_of(levels.float(), 255.0).mean((2, 3), keepdim=True)[..., 0]
     step = 2.0 ** (8 - magnitude)[:, None, None]
     counts = histogram(levels)
     there = (counts > 0).to(torch.float32)

@@ -70,8 +70,8 @@ class ColorJitter(Transform):
     def _step_by_step(self, images: torch.Tensor, params: Params, bound: float) -> torch.Tensor:
         operations = {
             _BRIGHTNESS: lambda x, own: (x * per_image(own["brightness"], x).to(x.dtype)).clamp_(0, bound),
-            _CONTRAST: lambda x, own: blend(x, gray_of(x).mean((1, 2, 3), keepdim=True), own["contrast"], bound),
-            _SATURATION: lambda x, own: blend(x, gray_of(x), own["saturation"], bound),
+            _CONTRAST: lambda x, own: blend(x, gray_of(x, bound).mean((1, 2, 3), keepdim=True), own["contrast"], bound),
+            _SATURATION: lambda x, own: blend(x, gray_of(x, bound), own["saturation"], bound),
             _HUE: lambda x, own: turn_hue(x, own["hue"]),
         }
         changes = self._changing()
@@ -109,7 +109,7 @@ class ColorJitter(Transform):
     ) -> torch.Tensor:
         ratio = factors.gather(1, operation.clamp_max(2)[:, None])[:, 0]
         ratio = torch.where(active, ratio, torch.ones_like(ratio))
-        gray = gray_of(images)
+        gray = gray_of(images, bound)
         by_mean = per_image(operation == _CONTRAST, gray)
         other = torch.where(by_mean, gray.mean((1, 2, 3), keepdim=True), gray)
         other = torch.where(per_image(operation == _BRIGHTNESS, gray), torch.zeros_like(other), other)

@@ -100,7 +100,7 @@ class Contrast(Brightness):
     needs_mean = True
 
     def pixels(self, images: torch.Tensor, params: Params, bound: float) -> torch.Tensor:
-        return blend(images, gray_of(images).mean((1, 2, 3), keepdim=True), params["factor"], bound)
+        return blend(images, gray_of(images, bound).mean((1, 2, 3), keepdim=True), params["factor"], bound)
 
     def color_map(self, params: Params, mean: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor]:
         factor = params["factor"][:, None]
@@ -118,7 +118,7 @@ class Saturation(Brightness):
     """
 
     def pixels(self, images: torch.Tensor, params: Params, bound: float) -> torch.Tensor:
-        return blend(images, gray_of(images), params["factor"], bound)
+        return blend(images, gray_of(images, bound), params["factor"], bound)
 
     def color_map(self, params: Params, mean: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor]:
         factor = params["factor"][:, None, None]
@@ -142,7 +142,7 @@ class Grayscale(Transform):
         self.channels = channels
 
     def pixels(self, images: torch.Tensor, params: Params, bound: float) -> torch.Tensor:
-        return gray_of(images).expand(-1, self.channels, -1, -1)
+        return gray_of(images, bound).expand(-1, self.channels, -1, -1)
 
 
 class RandomGrayscale(ColorLinear):
@@ -159,7 +159,7 @@ class RandomGrayscale(ColorLinear):
         super().__init__(p=p, seed=seed)
 
     def pixels(self, images: torch.Tensor, params: Params, bound: float) -> torch.Tensor:
-        return gray_of(images).expand_as(images)
+        return gray_of(images, bound).expand_as(images)
 
     def color_map(self, params: Params, mean: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor]:
         return _weights(mean).expand(len(mean), 3, 3), torch.zeros_like(mean)
@@ -246,13 +246,14 @@ def blend(images: torch.Tensor, other: torch.Tensor, ratio: torch.Tensor, bound:
     return torch.addcmul(images * ratio, other, 1 - ratio).clamp_(0, bound)
 
 
-def gray_of(images: torch.Tensor) -> torch.Tensor:
-    """``[B, 1, H, W]``, not rounded."""
+def gray_of(images: torch.Tensor, bound: float) -> torch.Tensor:
+    """Float ``[B, 1, H, W]``; whole levels where white is 255, as in torchvision."""
     if images.shape[1] == 1:
         return images
     check_rgb(images)
     red, green, blue = images.unbind(1)
-    return red.mul(GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])[:, None]
+    gray = red.mul(GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])[:, None]
+    return gray.floor_() if bound == 255 else gray
 
 
 def map_colors(images: torch.Tensor, matrix: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:

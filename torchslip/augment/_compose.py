@@ -46,9 +46,7 @@ class Compose(Transform):
             if not isinstance(each, Transform):
                 raise TypeError(f"A chain is made of torchslip.augment transforms; got {each!r}.")
             if not each.in_chains:
-                raise TypeError(
-                    f"{type(each).__name__} needs a whole batch and cannot stand in a chain; call it after."
-                )
+                raise TypeError(f"{type(each).__name__} needs the whole batch; call it after the chain.")
         self.fuse = fuse
         self._names = _distinct_names(transforms)
         self.transforms = torch.nn.ModuleList(transforms)
