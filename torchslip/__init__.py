@@ -21,7 +21,9 @@ A dataset puts a Source and Views together, a sampler puts an Order, a share of 
         batch["image"], batch["label"], batch["sample_id"]
 """
 
-from torchslip import augment, recipes
+import importlib
+from typing import TYPE_CHECKING
+
 from torchslip.decode import (
     CenterCrop,
     Decode,
@@ -35,7 +37,19 @@ from torchslip.errors import FormatError, MissingDependencyError, SampleError, S
 from torchslip.loading import DataLoader, ImageDataset, ImageMapDataset, collate
 from torchslip.order import DistributedBatchSampler, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, merge_index
+from torchslip.show import show_batch
 from torchslip.sources import MDS, ImageFolder, Source, open
+
+if TYPE_CHECKING:
+    from torchslip import augment, recipes
+else:
+
+    def __getattr__(name):
+        # These two take as long to import as all the rest, and loading needs neither.
+        if name in ("augment", "recipes"):
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -69,4 +83,5 @@ __all__ = [
     "merge_index",
     "open",
     "recipes",
+    "show_batch",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torchslip.augment import MultiView, Transform
+from torchslip.augment import GaussianBlur, MultiView, PatchMask, Transform
 from torchslip.decode import View
 from torchslip.loading import ImageDataset
 from torchslip.order import Topology
@@ -70,6 +72,36 @@ class Recipe:
     mix: Transform | None = field(repr=False)
     evaluation: Evaluation | None = field(repr=False)
 
+    def resized(self, size: int) -> Recipe:
+        """The same training on smaller or larger pictures: crops and blurs in proportion.
+
+        Masks keep their grid, so where there are masks, every view gets a whole number of their patches.
+
+        Args:
+            size: Of the largest view, in pixels; rounded to whole patches.
+
+        Raises:
+            ValueError: If `size` is no positive number of pixels, or a view has no size.
+        """
+        largest = max(max(_as_pair(_size_of(view))) for view in self.views.values())
+        if size < 1:
+            raise ValueError(f"size must be a positive number of pixels; got {size}.")
+        grid = max((max(mask.grid) for mask in self.masks.values() if isinstance(mask, PatchMask)), default=None)
+        patch = 1 if grid is None else max(1, round(size / grid))
+        factor = (size if grid is None else patch * grid) / largest
+        evaluation = self.evaluation
+        if evaluation is not None:
+            evaluation = Evaluation(
+                {name: _resized_view(view, factor, patch) for name, view in evaluation.views.items()},
+                _resized_chains(evaluation.augment, factor),
+            )
+        return dataclasses.replace(
+            self,
+            views={name: _resized_view(view, factor, patch) for name, view in self.views.items()},
+            augment=_resized_chains(self.augment, factor),
+            evaluation=evaluation,
+        )
+
     def dataset(
         self, source: str | os.PathLike[str] | Source, *, batch_size: int | None = None, **options: Any
     ) -> ImageDataset:
@@ -116,3 +148,37 @@ class Recipe:
             drawn = mask(batch["sample_id"], epoch=epoch, view=view, seed=self.seed)
             ready |= {f"{view}_{name}": values for name, values in drawn.items()}
         return ready if self.mix is None else dict(self.mix(ready, epoch=epoch, seed=self.seed))
+
+
+def _resized_view(view: Any, factor: float, patch: int) -> Any:
+    """The same view with every number of pixels multiplied, `size` in whole patches."""
+    changed = {"size": _times(_size_of(view), factor, patch)}
+    if hasattr(view, "resize"):
+        changed["resize"] = _times(view.resize, factor, 1)
+    return dataclasses.replace(view, **changed)
+
+
+def _size_of(view: Any) -> int | tuple[int, int]:
+    size: int | tuple[int, int] | None = getattr(view, "size", None)
+    if size is None:
+        raise ValueError(f"Only views that have a size can be resized; got {view}.")
+    return size
+
+
+def _times(size: int | tuple[int, int], factor: float, multiple: int) -> int | tuple[int, int]:
+    height, width = (max(1, round(side * factor / multiple)) * multiple for side in _as_pair(size))
+    return height if isinstance(size, int) else (height, width)
+
+
+def _as_pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _resized_chains(chains: MultiView, factor: float) -> MultiView:
+    chains = copy.deepcopy(chains)
+    for part in chains.modules():
+        if isinstance(part, GaussianBlur):
+            # Odd, and wide enough to blur at all.
+            part.kernel_size = max(3, 2 * round((part.kernel_size * factor - 1) / 2) + 1)
+            part.sigma = (part.sigma[0] * factor, part.sigma[1] * factor)
+    return chains
