@@ -59,7 +59,7 @@ class Evaluator(Recorder):
         super().__init__()
         self.evaluated: list[torch.Tensor] = []
 
-    def validation_step(self, batch, number):
+    def validation_step(self, batch, number, dataloader_idx=0):
         self.evaluated.append(batch["image"])
 
     test_step = validation_step
@@ -238,6 +238,64 @@ def test_overfitting_repeats_the_same_batches(picture_folder):
 
     assert [epoch for epoch, _ in trained] == [0, 0, 0, 1, 1, 1]
     assert ids_of(trained[:3]) == ids_of(trained[3:])
+
+
+class ViewRecorder(Recorder):
+    """Writes down the sums of all views too."""
+
+    def training_step(self, batch, number):
+        loss = super().training_step(batch | {"image": batch["global_0"]}, number)
+        epoch, ids = self.trained[-1]
+        self.trained[-1] = (epoch, ids, [batch[view].sum().item() for view in ("global_0", "global_1", "local_0")])
+        return loss
+
+
+class ViewEvaluator(ViewRecorder, Evaluator):
+    """Writes down what it was evaluated on as well."""
+
+
+def of_recipe(folder, **options):
+    recipe = ts.recipes.load("dino", **{"views.local.count": 1}).resized(16)
+    return DataModule(folder, recipe=recipe, batch_size=4, **options)
+
+
+def test_a_recipe_prepares_the_batches_by_epoch_and_resumes_exactly(picture_folder, tmp_path):
+    whole = fit(of_recipe(picture_folder), every_step(tmp_path), model=ViewRecorder())
+    recipe = of_recipe(picture_folder).recipe
+    loader = ts.DataLoader(recipe.dataset(picture_folder, batch_size=4))
+    first, later = (recipe.prepare(next(iter(loader)), epoch=epoch) for epoch in range(EPOCHS))
+
+    steps = len(whole) // EPOCHS
+    for batch, (_, ids, (total, *_)) in ((first, whole[0]), (later, whole[steps])):
+        assert batch["sample_id"].tolist() == ids
+        assert batch["global_0"].sum().item() == pytest.approx(total, rel=1e-4)
+    for step in (3, steps, steps + 4):
+        data = of_recipe(picture_folder, num_workers=int(step == 3))
+        assert fit(data, ckpt_path=tmp_path / f"step={step}.ckpt", model=ViewRecorder()) == whole[step:], step
+
+
+def test_a_recipe_prepares_evaluations_as_its_paper_does(picture_folder):
+    model, data = ViewEvaluator(), of_recipe(picture_folder, val=[picture_folder, str(picture_folder)])
+    fit(data, model=model, max_epochs=1, num_sanity_val_steps=0, limit_train_batches=2)
+    evaluation = data.recipe.evaluation
+    expected = evaluation.prepare(next(iter(evaluation.dataset(picture_folder, batch_size=4))))["image"]
+
+    assert len(model.evaluated) == 2 * STEPS
+    torch.testing.assert_close(model.evaluated[0], expected)
+    torch.testing.assert_close(model.evaluated[STEPS], expected)
+
+
+def test_what_a_recipe_needs_is_said(picture_folder, tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "paper: ours\nparameters: ours\ndifferences: []\nbatch_size: 4\n"
+        "views: {image: {crop: {CenterCrop: {size: 8}}, augment: [ToFloat]}}\n"
+    )
+    with pytest.raises(ValueError, match="own describes no evaluation, so there is no val data"):
+        DataModule(picture_folder, recipe=tmp_path / "own.yaml", val=picture_folder)
+    with pytest.raises(ValueError, match="batch_size needs a recipe"):
+        DataModule(make(picture_folder), batch_size=4)
+    with pytest.raises(ts.FormatError, match="no recipe 'simclear'"):
+        DataModule(picture_folder, recipe="simclear")
 
 
 def run_elsewhere(folder, out, devices, package="lightning.pytorch"):

@@ -7,14 +7,19 @@ Needs Lightning 2, as the package ``lightning`` or ``pytorch_lightning``; where 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from torchslip.errors import MissingDependencyError
 from torchslip.loading import DataLoader, ImageDataset
-from torchslip.order import DistributedBatchSampler
+from torchslip.order import DistributedBatchSampler, Topology
+from torchslip.recipes import Evaluation, Recipe, load
+from torchslip.sources import Source
+from torchslip.sources import open as open_source
 
 __all__ = ["DataModule"]
 
@@ -110,6 +115,25 @@ class _TrainingPasses(_Passes):
             setattr(self._progress, name, getattr(self._progress, name) + shift)
 
 
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A dataset that a recipe makes when the ranks are known."""
+
+    source: Source
+    batch_size: int | None
+    recipe: Recipe
+    evaluation: Evaluation | None = None
+
+    def dataset(self) -> ImageDataset:
+        if self.evaluation is None:
+            return self.recipe.dataset(self.source, batch_size=self.batch_size)
+        size = self.batch_size or max(1, self.recipe.batch_size // Topology.resolve(None, None).world_size)
+        return self.evaluation.dataset(self.source, batch_size=size)
+
+
+_Data = ImageDataset | DataLoader | Source | str | os.PathLike[str]
+
+
 class DataModule(_find_base()):  # type: ignore[misc]
     """A `LightningDataModule` of torchslip's datasets.
 
@@ -126,40 +150,64 @@ class DataModule(_find_base()):  # type: ignore[misc]
 
     Validation, test and prediction take epoch 0 every time: the same samples and crops.
 
+    With a recipe, paths are enough, and the model gets finished views::
+
+        data = DataModule(recipe="simclr", train="data/train", val="data/val", batch_size=256, num_workers=8)
+
+    The recipe's views are cropped in the workers; its augmentation, masks and mixing happen after the transfer, on the
+    device of the model (`on_after_batch_transfer`), by the trainer's epoch, so that they resume exactly too.
+    Evaluations are prepared as the recipe's `evaluation` says.
+
     Args:
-        train: An `ImageDataset` with a `batch_size`, or a `ts.DataLoader` of your own.
-        val: The same for validation; a list for several.
+        train: An `ImageDataset` with a `batch_size`, or a `ts.DataLoader` of your own; with a recipe also a path or a
+            `Source`.
+        recipe: The name of a recipe, its file, or what `ts.recipes.load` returned.
+        batch_size: Samples per rank and batch, for what is given as a path or `Source`; default: the recipe's, divided
+            over the ranks.
+        val: As `train`, for validation; a list for several.
         test: The same for `Trainer.test`.
         predict: The same for `Trainer.predict`.
         loader_arguments: For the `ts.DataLoader` that is made around each dataset: `num_workers`, `pin_memory`, ...
 
     Raises:
         TypeError: If something is neither a dataset nor a loader of torchslip.
+        ValueError: If there is a `batch_size` and no recipe, or an evaluation that the recipe does not describe.
+        FormatError: If the recipe is wrong, or a path cannot be opened.
         MissingDependencyError: When this module is imported and Lightning is not installed.
     """
 
     def __init__(
         self,
-        train: ImageDataset | DataLoader | None = None,
+        train: _Data | None = None,
         *,
-        val: ImageDataset | DataLoader | Sequence[ImageDataset | DataLoader] | None = None,
-        test: ImageDataset | DataLoader | Sequence[ImageDataset | DataLoader] | None = None,
-        predict: ImageDataset | DataLoader | Sequence[ImageDataset | DataLoader] | None = None,
+        recipe: Recipe | str | os.PathLike[str] | None = None,
+        batch_size: int | None = None,
+        val: _Data | Sequence[_Data] | None = None,
+        test: _Data | Sequence[_Data] | None = None,
+        predict: _Data | Sequence[_Data] | None = None,
         **loader_arguments: Any,
     ) -> None:
         super().__init__()
+        if recipe is None and batch_size is not None:
+            raise ValueError("batch_size needs a recipe; without one it belongs to the dataset.")
+        self.recipe = recipe if recipe is None or isinstance(recipe, Recipe) else load(os.fspath(recipe))
+        self._batch_size = batch_size
         self.loader_arguments = loader_arguments
         self._passes: _TrainingPasses | None = None
         self._loaded: Mapping[str, Any] | None = None
         # Lightning takes a method of the class for a stage that is wanted, so there is one only where there is data.
         if train is not None:
-            _check_type("train", train)
-            self.train_dataloader = partial(self._training, train)
+            self.train_dataloader = partial(self._training, self._plan("train", train))
         for stage, given in (("val", val), ("test", test), ("predict", predict)):
-            if given is not None:
-                for each in given if isinstance(given, Sequence) else [given]:
-                    _check_type(stage, each)
-                setattr(self, f"{stage}_dataloader", partial(self._evaluation, given))
+            if isinstance(given, Sequence) and not isinstance(given, str):
+                setattr(
+                    self, f"{stage}_dataloader", partial(self._evaluations, [self._plan(stage, each) for each in given])
+                )
+            elif given is not None:
+                setattr(self, f"{stage}_dataloader", partial(self._evaluation, self._plan(stage, given)))
+        if self.recipe is not None:
+            # Not a method either: a model that prepares its batches itself would then be overruled.
+            self.on_after_batch_transfer = partial(self._prepare, self.recipe)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: the state of the training loader, if there is one."""
@@ -171,25 +219,44 @@ class DataModule(_find_base()):  # type: ignore[misc]
         if self.trainer is not None and self.trainer.state.fn == "fit":
             self._loaded = state_dict.get("train")
 
-    def _loader(self, given: ImageDataset | DataLoader) -> DataLoader:
-        return given if isinstance(given, DataLoader) else DataLoader(given, **self.loader_arguments)
+    def _plan(self, stage: str, given: Any) -> ImageDataset | DataLoader | _Planned:
+        evaluation = None if self.recipe is None or stage == "train" else self.recipe.evaluation
+        if self.recipe is not None and stage != "train" and evaluation is None:
+            raise ValueError(f"The recipe {self.recipe.name} describes no evaluation, so there is no {stage} data.")
+        if isinstance(given, ImageDataset | DataLoader):
+            return given
+        if self.recipe is not None and isinstance(given, str | os.PathLike):
+            given = open_source(given)
+        if self.recipe is None or not isinstance(given, Source):
+            raise TypeError(
+                f"{stage} must be an ImageDataset or a ts.DataLoader, got {type(given).__name__}. A path needs a "
+                "recipe. For an ImageMapDataset, pass ts.DataLoader(dataset, "
+                "batch_sampler=ts.DistributedBatchSampler(...))."
+            )
+        return _Planned(given, self._batch_size, self.recipe, evaluation)
 
-    def _training(self, given: ImageDataset | DataLoader) -> _TrainingPasses:
+    def _prepare(self, recipe: Recipe, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Views that are finished, on the device of the model."""
+        if self.trainer.training:
+            assert self._passes is not None
+            return recipe.prepare(batch, epoch=self._passes.loader.epoch)
+        assert recipe.evaluation is not None
+        return recipe.evaluation.prepare(batch)
+
+    def _loader(self, given: ImageDataset | DataLoader | _Planned) -> DataLoader:
+        if isinstance(given, DataLoader):
+            return given
+        return DataLoader(given.dataset() if isinstance(given, _Planned) else given, **self.loader_arguments)
+
+    def _training(self, given: ImageDataset | DataLoader | _Planned) -> _TrainingPasses:
         self._passes = _TrainingPasses(self._loader(given), self.trainer)
         if self._loaded is not None:
             self._passes.load_state_dict(self._loaded)
             self._loaded = None
         return self._passes
 
-    def _evaluation(self, given: ImageDataset | DataLoader | Sequence[ImageDataset | DataLoader]) -> Any:
-        if isinstance(given, Sequence):
-            return [_Passes(self._loader(each)) for each in given]
+    def _evaluation(self, given: ImageDataset | DataLoader | _Planned) -> _Passes:
         return _Passes(self._loader(given))
 
-
-def _check_type(name: str, given: object) -> None:
-    if not isinstance(given, ImageDataset | DataLoader):
-        raise TypeError(
-            f"{name} must be an ImageDataset or a ts.DataLoader, got {type(given).__name__}. For an ImageMapDataset, "
-            "pass ts.DataLoader(dataset, batch_sampler=ts.DistributedBatchSampler(...))."
-        )
+    def _evaluations(self, given: Sequence[ImageDataset | DataLoader | _Planned]) -> list[_Passes]:
+        return [self._evaluation(each) for each in given]
