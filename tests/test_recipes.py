@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -133,6 +134,27 @@ def test_the_batch_size_is_divided_over_the_ranks(picture_folder):
     assert recipe.dataset(picture_folder).batch_size == 12
     with pytest.raises(ValueError, match="12, cannot be divided over 5 ranks"):
         recipe.dataset(picture_folder, rank=0, world_size=5)
+
+
+def test_a_recipe_is_resized_in_proportion():
+    small = ts.recipes.load("dino").resized(56)
+
+    assert {view.size for view in small.views.values()} == {56, 24}
+    assert small.evaluation.views["image"] == ts.ResizeCrop(64, 56)
+    assert small.augment.views["global_0"][3].kernel_size == 7 and small.augment.views["global_0"][3].sigma[1] == 0.5
+    assert ts.recipes.load("dino").augment.views["global_0"][3].kernel_size == 23
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("mae", {28}), ("i-jepa", {32}), ("ibot", {28, 12})])
+def test_a_recipe_with_masks_is_resized_to_whole_patches(name, sizes):
+    assert {view.size for view in ts.recipes.load(name).resized(32).views.values()} == sizes
+
+
+def test_a_recipe_that_cannot_be_resized_says_why():
+    with pytest.raises(ValueError, match="Only views that have a size"):
+        dataclasses.replace(ts.recipes.load("mae"), views={"image": ts.Decode()}).resized(8)
+    with pytest.raises(ValueError, match="positive number of pixels; got 0"):
+        ts.recipes.load("simclr").resized(0)
 
 
 def test_overrides_reach_single_values_and_all_of_a_level(own):

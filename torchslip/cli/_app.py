@@ -100,6 +100,21 @@ def run(
 
 
 @app.command()
+def show(
+    recipe: _Recipe,
+    data: _Data,
+    overrides: _Overrides = None,
+    out: Annotated[Path, typer.Option(help="The picture to write, .png or .jpg.")] = Path("views.png"),
+    count: Annotated[int, typer.Option(min=1, help="How many pictures to show.")] = 4,
+    epoch: Annotated[int, typer.Option(min=0, help="Which epoch's crops and augmentation.")] = 0,
+) -> None:
+    """Draw what a recipe makes of some pictures: the boxes of all crops on the source, and every finished view."""
+    from torchslip.cli._show import show_recipe
+
+    show_recipe(Console(), recipe=recipe, overrides=overrides or [], data=data, count=count, epoch=epoch, out=out)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine has: versions, decoder backends and why not, cores, memory limits, GPU."""
     from torchslip.cli._doctor import run_doctor

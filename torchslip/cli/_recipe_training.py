@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy.typing as npt
 import torch
 
 import torchslip as ts
@@ -64,6 +65,7 @@ class RecipeTraining:
         steps: How many; the learning rate falls to 0 over them.
         device: Of the network and the augmentation.
         workers: Of the loader.
+        indices: Train on these samples only.
         learning_rate: Of AdamW, at its highest.
 
     Raises:
@@ -79,13 +81,14 @@ class RecipeTraining:
         steps: int,
         device: torch.device,
         workers: int = 0,
+        indices: npt.ArrayLike | None = None,
         learning_rate: float = 1e-3,
     ) -> None:
         self.recipe, self.steps, self.device, self.clock = recipe, steps, device, Clock()
         name = recipe.name if method is None else method
         if name not in METHODS:
             raise FormatError(f"There is no method {name!r} to train; choose one with --method: {', '.join(METHODS)}.")
-        self.dataset = recipe.dataset(source)
+        self.dataset = recipe.dataset(source, indices=indices)
         self.loader = ts.DataLoader(
             self.dataset,
             num_workers=workers,
