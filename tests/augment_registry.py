@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from torchslip import augment as A
@@ -92,3 +93,12 @@ def run(transform: A.Transform, images: torch.Tensor, numbers: torch.Tensor, **o
         return transform(images, numbers, return_params=True, **options)
     params = transform.sample(numbers, like=images, **options)
     return transform.apply(images, params), params
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The pictures are small: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from augment_registry import ids, pictures
+from augment_registry import ids, one_thread, pictures  # noqa: F401
 
 import torchslip as ts
 from torchslip import augment as A
@@ -60,7 +65,8 @@ def test_bytes_are_rounded_once_in_a_fused_chain_and_differ_little():
 
 def test_the_usual_chain_on_a_batch_of_the_loader(picture_folder):
     dataset = ts.ImageDataset(picture_folder, views=ts.RandomResizedCrop(32), batch_size=8, seed=3)
-    chain = A.Compose([A.HorizontalFlip(), A.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), A.Normalize()], seed=17)
+    jitter = ts.augment.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
+    chain = ts.augment.Compose([ts.augment.HorizontalFlip(), jitter, ts.augment.Normalize()], seed=17)
     for batch in ts.DataLoader(dataset):
         out = chain(batch)
         assert out["image"].shape == (len(batch["sample_id"]), 3, 32, 32)
@@ -122,6 +128,15 @@ def test_views_are_augmented_each_by_its_own_chain_and_name():
     assert torch.equal(augment.apply(batch, params)["global_1"], out["global_1"])
 
 
+def test_views_compile_without_a_break_in_the_graph():
+    torch._dynamo.reset()
+    chain = A.Compose([A.HorizontalFlip(), A.Brightness(), A.Normalize()])
+    augment = A.MultiView({"a": chain, "b": chain}, source="image")
+    batch = {"image": pictures(), "sample_id": ids()}
+    compiled = torch.compile(augment, backend="eager", fullgraph=True)
+    assert torch.allclose(compiled(batch, epoch=2)["b"], augment(batch, epoch=2)["b"], atol=1e-5)
+
+
 def test_views_of_one_entry_and_yoked_chains():
     yoked = A.Compose([A.Brightness()], seed=9)
     augment = A.MultiView({"a": yoked, "b": yoked, "c": A.Compose([A.Brightness()])}, source="image", seed=3)
@@ -150,3 +165,14 @@ def test_apply_with_a_function_is_that_of_modules():
     seen = []
     A.Compose([A.Brightness(), A.Invert()]).apply(lambda module: seen.append(type(module).__name__))
     assert seen == ["Brightness", "Invert", "ModuleList", "Compose"]
+
+
+def test_the_examples_of_the_page_run(tmp_path, picture_folder):
+    page = Path(__file__).parents[1] / "docs" / "augment.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").symlink_to(picture_folder)
+    command = [sys.executable, "-W", "error", "-c", code + "\nprint(batch['image'].dtype)"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "torch.float32"

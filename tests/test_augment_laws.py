@@ -6,18 +6,20 @@ import pickle
 
 import pytest
 import torch
-from augment_registry import CHANGES_SHAPE, CHANGES_TYPE, LEAVES_RANGE, MASKS, MIXES, TRANSFORMS, ids, pictures, run
+from augment_registry import (  # noqa: F401
+    CHANGES_SHAPE,
+    CHANGES_TYPE,
+    LEAVES_RANGE,
+    MASKS,
+    MIXES,
+    TRANSFORMS,
+    ids,
+    one_thread,
+    pictures,
+    run,
+)
 
 from torchslip import augment as A
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The pictures are small: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(params=TRANSFORMS)

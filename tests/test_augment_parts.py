@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from augment_registry import ids, pictures
+from augment_registry import ids, one_thread, pictures  # noqa: F401
 
 from torchslip import augment as A
 

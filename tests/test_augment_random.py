@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from augment_registry import ids, pictures
+from augment_registry import ids, one_thread, pictures  # noqa: F401
 
 import torchslip.random
 from torchslip import augment as A

@@ -14,7 +14,7 @@ import torch
 from torchslip.augment._color_linear import blend, check_rgb, gray_of
 from torchslip.augment._geometry import Interpolation, resample
 from torchslip.augment._tone import equalizing_table, histogram, look_up, sharpened
-from torchslip.augment._transform import Tree, masked, per_image
+from torchslip.augment._transform import Tree, as_floating, by_rows, masked
 
 __all__ = ["OPERATIONS", "apply_operations"]
 
@@ -48,16 +48,24 @@ def apply_operations(
 
     def moved(images: torch.Tensor, own: Tree) -> torch.Tensor:
         matrix = _matrix(own["operation"], own["magnitude"], *images.shape[2:])
-        return resample(images.float(), matrix, interpolation=interpolation).round().to(torch.uint8)
+        return resample(as_floating(images), matrix, interpolation=interpolation).round().to(torch.uint8)
 
     def toned(images: torch.Tensor, own: Tree) -> torch.Tensor:
         return look_up(images, _table(images, own["operation"], own["magnitude"]))
 
     def blended(images: torch.Tensor, own: Tree) -> torch.Tensor:
-        pictures, factor = images.to(torch.float32, memory_format=torch.contiguous_format), 1 + own["magnitude"]
-        colored = blend(pictures, gray_of(pictures, 255.0), factor, 255.0)
-        sharp = sharpened(pictures, factor, 255.0)
-        return torch.where(per_image(own["operation"] == _NUMBER["Color"], images), colored, sharp).to(torch.uint8)
+        pictures, factor = as_floating(images), 1 + own["magnitude"]
+        params = {"color": own["operation"] == _NUMBER["Color"], "factor": factor}
+
+        def colored(x: torch.Tensor, each: Tree) -> torch.Tensor:
+            return blend(x, gray_of(x, 255.0), each["factor"], 255.0)
+
+        def sharp(x: torch.Tensor, each: Tree) -> torch.Tensor:
+            return sharpened(x, each["factor"], 255.0)
+
+        # Each image is one or the other, so the second does not see what the first has changed.
+        result = masked(colored, pictures, params, params["color"])
+        return masked(sharp, result, params, ~params["color"]).to(torch.uint8)
 
     levels = masked(moved, levels, params, (operation > 0) & (operation < _FIRST_TONE))
     levels = masked(toned, levels, params, (operation >= _FIRST_TONE) & (operation < _FIRST_BLEND))
@@ -86,22 +94,31 @@ def _table(levels: torch.Tensor, operation: torch.Tensor, magnitude: torch.Tenso
     """The value that takes the place of each: uint8 ``[B, C, 256]``."""
     values = torch.arange(256, device=levels.device, dtype=torch.float32)
     factor = (1 + magnitude)[:, None, None]
-    mean = gray_of(levels.float(), 255.0).mean((2, 3), keepdim=True)[..., 0]
+    table = values.expand(*levels.shape[:2], 256)
+
+    def chosen(name: str) -> torch.Tensor:
+        return (operation == _NUMBER[name])[:, None, None]
+
+    def may_be_there(*names: str) -> bool:
+        return not by_rows(levels) or any(bool(chosen(name).any()) for name in names)
+
+    if may_be_there("Contrast"):
+        mean = gray_of(as_floating(levels), 255.0).mean((2, 3), keepdim=True)[..., 0]
+        table = torch.where(chosen("Contrast"), values * factor + mean * (1 - factor), table)
+    if may_be_there("AutoContrast", "Equalize"):
+        counts = histogram(levels)
+        table = torch.where(chosen("AutoContrast"), _stretching_table(counts, values), table)
+        table = torch.where(chosen("Equalize"), equalizing_table(counts).to(torch.float32), table)
     step = 2.0 ** (8 - magnitude)[:, None, None]
-    counts = histogram(levels)
-    there = (counts > 0).to(torch.float32)
-    low = torch.where(there > 0, values, torch.full_like(values, 255.0)).amin(2, keepdim=True)
-    high = (there * values).amax(2, keepdim=True)
+    table = torch.where(chosen("Brightness"), values * factor, table)
+    table = torch.where(chosen("Posterize"), (values / step).floor() * step, table)
+    solarized = torch.where(values >= magnitude[:, None, None] * 255, 255 - values, values)
+    return torch.where(chosen("Solarize"), solarized, table).clamp(0, 255).to(torch.uint8)
+
+
+def _stretching_table(counts: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The table of `AutoContrast` for each histogram: float32 ``[B, C, 256]``."""
+    low = torch.where(counts > 0, values, torch.full_like(values, 255.0)).amin(2, keepdim=True)
+    high = torch.where(counts > 0, values, torch.zeros_like(values)).amax(2, keepdim=True)
     width = torch.where(low == high, torch.ones_like(low), (high - low) * (1 / 255))
-    stretched = (values - torch.where(low == high, torch.zeros_like(low), low)) / width
-    table = equalizing_table(counts).to(torch.float32)
-    choices = (
-        ("Brightness", values * factor),
-        ("Contrast", values * factor + mean * (1 - factor)),
-        ("Posterize", (values / step).floor() * step),
-        ("Solarize", torch.where(values >= magnitude[:, None, None] * 255, 255 - values, values)),
-        ("AutoContrast", stretched),
-    )
-    for name, choice in choices:
-        table = torch.where((operation == _NUMBER[name])[:, None, None], choice, table)
-    return table.clamp(0, 255).to(torch.uint8)
+    return (values - torch.where(low == high, torch.zeros_like(low), low)) / width

@@ -67,22 +67,24 @@ def blurred(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
         images: float ``[B, C, H, W]``.
         kernel: ``[B, K]``, K odd.
     """
-    return _filtered_rows(_filtered_rows(images, kernel).transpose(2, 3), kernel).transpose(2, 3).contiguous()
+    down = _filtered(images.permute(0, 2, 1, 3), kernel)
+    across = _filtered(down.permute(0, 3, 2, 1), kernel)
+    return across.permute(0, 2, 3, 1).contiguous()
 
 
-def _filtered_rows(images: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
-    """Filter along the third axis."""
-    count, channels, height, width = images.shape
+def _filtered(lines: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """Filter along the second axis of ``[B, lines, C, places]``."""
+    count, length, channels, places = lines.shape
     taps = kernel.shape[1]
-    blocks = -(-height // _BLOCK)
+    blocks = -(-length // _BLOCK)
     reach = _BLOCK + taps - 1
-    padded = images.index_select(2, _reflected(height, taps // 2, blocks * _BLOCK + taps - 1, images.device))
-    windows = padded.unfold(2, reach, _BLOCK).transpose(3, 4)
-    offsets = torch.arange(reach, device=images.device) - torch.arange(_BLOCK, device=images.device)[:, None]
+    padded = lines.index_select(1, _reflected(length, taps // 2, blocks * _BLOCK + taps - 1, lines.device))
+    windows = padded.flatten(2).unfold(1, reach, _BLOCK).transpose(2, 3)
+    offsets = torch.arange(reach, device=lines.device) - torch.arange(_BLOCK, device=lines.device)[:, None]
     inside = (offsets >= 0) & (offsets < taps)
     band = kernel[:, offsets.clamp(0, taps - 1)] * inside
-    filtered = band[:, None, None] @ windows
-    return filtered.reshape(count, channels, blocks * _BLOCK, width)[:, :, :height]
+    filtered = band[:, None] @ windows
+    return filtered.reshape(count, blocks * _BLOCK, channels, places)[:, :length]
 
 
 def _reflected(length: int, before: int, count: int, device: torch.device) -> torch.Tensor:

@@ -93,8 +93,6 @@ class BackgroundBlend(Transform):
         seed: See `Transform`.
     """
 
-    numbers = 3
-
     def __init__(
         self,
         background: Background = "noise",
@@ -115,6 +113,7 @@ class BackgroundBlend(Transform):
         if fade is not None and (fade <= 0 or edge < 0):
             raise ValueError(f"fade must be above 0 and edge not below it; got {fade} and {edge}.")
         self.background, self.color, self.mean, self.std = background, color, mean, std
+        self.numbers = 3 if background == "noise" else 0
         self.exponent = (exponent, exponent) if isinstance(exponent, int | float) else exponent
         self.fill = (float(fill),) if isinstance(fill, int | float) else tuple(map(float, fill))
         self.fade, self.edge = fade, edge

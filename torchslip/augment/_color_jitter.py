@@ -134,12 +134,12 @@ def turn_hue(images: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     # The hue in sixths of the circle: 1 + (g - r) / c where blue is least, 3 + (b - g) / c where red is, else
     # 5 + (r - b) / c.
     hue = torch.lerp(torch.lerp(red - blue, blue - green, least_red), green - red, least_blue)
-    hue = hue / chroma.clamp_min(1e-8)
+    hue.div_(chroma.clamp_min(1e-8))
     base = 5 - 2 * least_red
-    hue = hue + torch.lerp(base, torch.ones_like(base), least_blue) + per_image(turns, hue).to(hue.dtype) * 6
-    hue = hue - (hue * (1 / 6)).floor() * 6
+    hue.add_(torch.lerp(base, torch.ones_like(base), least_blue)).add_(per_image(turns, hue).to(hue.dtype) * 6)
+    hue.sub_((hue * (1 / 6)).floor_().mul_(6))
     middle = constant((3.0, 2.0, 4.0), images.device).to(hue.dtype).view(3, 1, 1)
     sign = constant((1.0, -1.0, -1.0), images.device).to(hue.dtype).view(3, 1, 1)
     start = constant((-1.0, 2.0, 2.0), images.device).to(hue.dtype).view(3, 1, 1)
-    factor = torch.addcmul(start, (hue[:, None] - middle).abs(), sign).clamp_(0, 1)
-    return torch.addcmul(smallest[:, None], factor, chroma[:, None])
+    factor = (hue[:, None] - middle).abs_().mul_(sign).add_(start).clamp_(0, 1)
+    return factor.mul_(chroma[:, None]).add_(smallest[:, None])

@@ -243,7 +243,8 @@ class ColorJitterYIQ(ColorLinear):
 def blend(images: torch.Tensor, other: torch.Tensor, ratio: torch.Tensor, bound: float) -> torch.Tensor:
     """``ratio * images + (1 - ratio) * other``, clipped; `ratio` is ``[B]``."""
     ratio = per_image(ratio, images).to(images.dtype)
-    return torch.addcmul(images * ratio, other, 1 - ratio).clamp_(0, bound)
+    # Not addcmul, which is not vectorised where it broadcasts (torch 2.15, CPU).
+    return (images * ratio).add_(other * (1 - ratio)).clamp_(0, bound)
 
 
 def gray_of(images: torch.Tensor, bound: float) -> torch.Tensor:

@@ -65,7 +65,7 @@ class Normalize(Transform):
         if images.shape[1] != len(self.mean):
             raise ValueError(f"{self} is for {len(self.mean)} channels; got images of shape {list(images.shape)}.")
         scale, offset = self.scale_and_offset(images, bound)
-        normal = torch.addcmul(offset.view(-1, 1, 1), images, scale.view(-1, 1, 1))
+        normal = (images * scale.view(-1, 1, 1)).add_(offset.view(-1, 1, 1))
         dtype = self.dtype_for(dtype)
         return Pictures(normal.to(dtype), 1.0, dtype)
 

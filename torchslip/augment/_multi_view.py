@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from torchslip.augment._transform import Params, Transform, Tree, flatten, nest
+from torchslip.augment._transform import Transform, Tree, flatten, nest
 
 __all__ = ["MultiView"]
 
@@ -56,7 +56,8 @@ class MultiView(Transform):
         epoch = batch.get("epoch") if epoch is None else epoch
         epoch = self._epoch if epoch is None else epoch
         base = (self.seed or 0) if seed is None else seed
-        images, tree = self._inputs(batch), Tree()
+        images = self._inputs(batch)
+        tree: Tree = {}
         for name, transform in self._transforms():
             own = {"seed": base, "view": name} if transform.seed is None else {"seed": transform.seed, "view": None}
             tree[name] = transform._sample_tree(ids, epoch=epoch, like=images[name], **own)
@@ -68,7 +69,7 @@ class MultiView(Transform):
         """Transform the views of another batch by known parameters; returns the views alone."""
         if not isinstance(images, Mapping):
             return super().apply(images, params)
-        tree, inputs = nest(params or Params()), self._inputs(images)
+        tree, inputs = nest(params or {}), self._inputs(images)
         return {name: each._apply_tree(inputs[name], tree.get(name, {})) for name, each in self._transforms()}
 
     def _transforms(self) -> list[tuple[str, Transform]]:

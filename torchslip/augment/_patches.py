@@ -151,7 +151,7 @@ def normal(keys: torch.Tensor, count: int) -> torch.Tensor:
     """Like `noise`, but normally distributed: the transform of Box and Muller."""
     half = -(-count // 2)
     radius, angle = torch.split(noise(keys, 2 * half), half, 1)
-    radius = (-2 * (1 - radius).log()).sqrt()
+    radius = (-2 * radius.log()).sqrt()
     angle = angle * (2 * math.pi)
     return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count]
 
