@@ -338,6 +338,27 @@ def test_the_example_of_the_documentation_runs(picture_folder, tmp_path, monkeyp
     assert (tmp_path / "checkpoints/last.ckpt").is_file()
 
 
+class PairRecorder(Evaluator):
+    """Takes the views of SimCLR."""
+
+    def training_step(self, batch, number):
+        assert batch["view_0"].dtype == torch.float32
+        return super().training_step(batch | {"image": batch["view_1"]}, number)
+
+
+def test_the_example_with_a_recipe_runs(picture_folder, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "data" / name).symlink_to(picture_folder)
+    monkeypatch.chdir(tmp_path)
+    example = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[1]
+    names = {"DataModule": DataModule, "model": (model := PairRecorder()), "trainer": trainer(fast_dev_run=True)}
+    exec(example.replace("batch_size=32, num_workers=2", "batch_size=7"), names)
+
+    assert len(model.trained) == len(model.evaluated) == 1
+    assert model.evaluated[0].shape == (7, 3, 224, 224)
+
+
 def test_what_is_neither_a_dataset_nor_a_loader_is_refused(picture_folder):
     with pytest.raises(TypeError, match=r"train must be an ImageDataset or a ts\.DataLoader, got PosixPath"):
         DataModule(picture_folder)

@@ -141,7 +141,7 @@ def test_a_recipe_is_resized_in_proportion():
 
     assert {view.size for view in small.views.values()} == {56, 24}
     assert small.evaluation.views["image"] == ts.ResizeCrop(64, 56)
-    assert small.augment.views["global_0"][3].kernel_size == 7 and small.augment.views["global_0"][3].sigma[1] == 0.5
+    assert small.augment.views["global_0"][3].kernel_size == 5 and small.augment.views["global_0"][3].sigma[1] == 0.5
     assert ts.recipes.load("dino").augment.views["global_0"][3].kernel_size == 23
 
 
