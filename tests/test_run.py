@@ -85,6 +85,15 @@ def test_a_training_learns_and_comes_again(picture_folder, name):
     assert losses_of(name, picture_folder, 24)[:3] == pytest.approx(values[:3], rel=1e-3)
 
 
+def test_a_training_that_diverges_says_so(picture_folder):
+    recipe = ts.recipes.load("supervised", batch_size=14).resized(16)
+    training = RecipeTraining(
+        recipe, ts.open(picture_folder), steps=9, device=torch.device("cpu"), learning_rate=float("inf")
+    )
+    with pytest.raises(ts.TorchslipError, match="The loss of step 2 is not a number"):
+        list(training.run())
+
+
 def test_values_of_a_recipe_are_overridden(picture_folder, tmp_path):
     text = run(
         "run", "swav", "--data", picture_folder, *QUICK, "--out", tmp_path, "views.small.count=1", "batch_size=5"

@@ -240,8 +240,7 @@ class DataModule(_find_base()):  # type: ignore[misc]
         if self.trainer.training:
             assert self._passes is not None
             return recipe.prepare(batch, epoch=self._passes.loader.epoch)
-        assert recipe.evaluation is not None
-        return recipe.evaluation.prepare(batch)
+        return batch if recipe.evaluation is None else recipe.evaluation.prepare(batch)
 
     def _loader(self, given: ImageDataset | DataLoader | _Planned) -> DataLoader:
         if isinstance(given, DataLoader):
