@@ -12,21 +12,21 @@ __all__ = ["ConvNet", "VisionTransformer", "as_patches", "positions"]
 
 
 class ConvNet(nn.Module):
-    """A residual network of four stages: 1.5 million parameters.
+    """A residual network of four stages: 0.7 million parameters.
 
     Args:
         channels: Of the pictures.
     """
 
-    dim = 256
+    dim = 192
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.stem = _conv(channels, 32, 3, 2)
-        self.stages = nn.Sequential(*(_Residual(before, after) for before, after in pairwise((32, 32, 64, 128, 256))))
+        self.stem = _conv(channels, 24, 3, 2)
+        self.stages = nn.Sequential(*(_Residual(before, after) for before, after in pairwise((24, 24, 48, 96, 192))))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Float ``[B, C, H, W]`` to features ``[B, 256]``."""
+        """Float ``[B, C, H, W]`` to features ``[B, 192]``."""
         maps = self.stages(F.relu(self.stem(images.contiguous(memory_format=torch.channels_last))))
         return torch.as_tensor(maps.mean((2, 3)))
 
