@@ -36,7 +36,7 @@ from torchslip.cli._demo_pictures import draw_pictures
 from torchslip.cli._recipe_training import RecipeTraining
 
 NEIGHBOURS = 20
-PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2)
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def features_of(training: RecipeTraining, split: Split, *, learn_statistics: bool) -> list[torch.Tensor]:

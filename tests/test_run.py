@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -71,18 +72,19 @@ def own(tmp_path):
     return tmp_path / "own.yaml"
 
 
-def losses_of(name, folder, steps, **overrides):
-    recipe = ts.recipes.load(name, batch_size=14, **overrides).resized(28)
-    training = RecipeTraining(recipe, ts.open(folder), steps=steps, device=torch.device("cpu"), learning_rate=3e-3)
-    return [step.loss for step in training.run()]
+def losses_of(name, folder, first=24):
+    """Of the first steps of a training that has 24."""
+    recipe = ts.recipes.load(name, batch_size=14).resized(28)
+    training = RecipeTraining(recipe, ts.open(folder), steps=24, device=torch.device("cpu"), learning_rate=3e-3)
+    return [step.loss for step in islice(training.run(), first)]
 
 
 @pytest.mark.parametrize("name", ["simclr", "supervised", "mae"])
 def test_a_training_learns_and_comes_again(picture_folder, name):
-    values = losses_of(name, picture_folder, 24)
+    values = losses_of(name, picture_folder)
 
     assert np.mean(values[-6:]) < 0.93 * np.mean(values[:3])
-    assert losses_of(name, picture_folder, 24)[:3] == pytest.approx(values[:3], rel=1e-3)
+    assert losses_of(name, picture_folder, 3) == pytest.approx(values[:3], rel=1e-3)
 
 
 def test_a_training_that_diverges_says_so(picture_folder):
