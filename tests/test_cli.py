@@ -34,7 +34,7 @@ def joined(text: str) -> str:
     return re.sub(r"[\s│]+", " ", text)
 
 
-@pytest.mark.parametrize("command", ["", "demo", "inspect", "doctor"])
+@pytest.mark.parametrize("command", ["", "demo", "inspect", "run", "show", "doctor"])
 def test_help_says_what_a_command_does(command):
     assert "Usage:" in run(*command.split(), "--help")
 

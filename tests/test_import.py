@@ -23,10 +23,16 @@ def test_import_is_quick_beyond_torch():
 def test_import_touches_no_gpu_and_loads_neither_torchvision_nor_pillow():
     code = (
         "import sys, threading, torch, torchslip; print(torch.cuda.is_initialized(), threading.active_count(), "
-        "any(name in sys.modules for name in ('torchvision', 'PIL', 'rich', 'typer')))"
+        "any(name in sys.modules for name in ('torchvision', 'PIL', 'rich', 'typer', 'yaml', 'torchslip.augment')))"
     )
 
     assert run(code) == "False 1 False"
+
+
+def test_submodules_are_imported_when_they_are_asked_for():
+    code = "import torchslip as ts; print(ts.augment.__name__, ts.recipes.__name__, hasattr(ts, 'augmentation'))"
+
+    assert run(code) == "torchslip.augment torchslip.recipes False"
 
 
 def test_public_names_exist():

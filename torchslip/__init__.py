@@ -21,7 +21,9 @@ A dataset puts a Source and Views together, a sampler puts an Order, a share of 
         batch["image"], batch["label"], batch["sample_id"]
 """
 
-from torchslip import augment
+import importlib
+from typing import TYPE_CHECKING
+
 from torchslip.decode import (
     CenterCrop,
     Decode,
@@ -55,8 +57,20 @@ from torchslip.loading import (
 )
 from torchslip.order import DistributedBatchSampler, LeaseSampler, MixedOrder, Order, Sequential, Shuffled, Subset
 from torchslip.pack import MDSWriter, Resize, merge_index, pack
+from torchslip.show import show_batch
 from torchslip.sources import MDS, ImageFolder, Mixture, Objects, Source, mix, open
 from torchslip.storage import NodeCache, Snapshot, resolve
+
+if TYPE_CHECKING:
+    from torchslip import augment, recipes
+else:
+
+    def __getattr__(name):
+        # These two take as long to import as all the rest, and loading needs neither.
+        if name in ("augment", "recipes"):
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -107,5 +121,7 @@ __all__ = [
     "open",
     "pack",
     "prometheus_text",
+    "recipes",
     "resolve",
+    "show_batch",
 ]

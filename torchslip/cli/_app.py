@@ -163,6 +163,70 @@ def resolve(
     )
 
 
+_Recipe = Annotated[str, typer.Argument(help="The name of a recipe that comes with torchslip, or a file of your own.")]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Other values for single keys: batch_size=64 views.*.augment.ColorJitter.p=0.5", metavar="KEY=VALUE"
+    ),
+]
+_Data = Annotated[str, typer.Option(help="The training data: a folder or URL that torchslip inspect understands.")]
+
+
+@app.command()
+def run(
+    recipe: _Recipe,
+    data: _Data,
+    overrides: _Overrides = None,
+    steps: Annotated[int, typer.Option(min=1, help="How many batches to train on.")] = 100,
+    out: Annotated[Path, typer.Option(help="Where a picture of every view and run.json go.")] = Path("run"),
+    batch_size: Annotated[int, typer.Option(min=2, help="Pictures in a batch.")] = 64,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="The size of the largest view in pixels; the others in proportion.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="What to train with a recipe of your own: simclr, dino, ...")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the GPU if there is one.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes of the loader.")] = 2,
+) -> None:
+    """Train a small network by a recipe: does it run on these pictures, how fast, and what does the network see?
+
+    Every recipe has the loss of its paper in small. It ends with a table of speed and loss, with run.json, and with a
+    picture of every view of the first batch.
+    """
+    from torchslip.cli._run import run_recipe
+
+    run_recipe(
+        Console(),
+        recipe=recipe,
+        overrides=overrides or [],
+        data=data,
+        method=method,
+        steps=steps,
+        out=out,
+        batch_size=batch_size,
+        size=size,
+        device=device,
+        workers=workers,
+    )
+
+
+@app.command()
+def show(
+    recipe: _Recipe,
+    data: _Data,
+    overrides: _Overrides = None,
+    out: Annotated[Path, typer.Option(help="The picture to write, .png or .jpg.")] = Path("views.png"),
+    count: Annotated[int, typer.Option(min=1, help="How many pictures to show.")] = 4,
+    epoch: Annotated[int, typer.Option(min=0, help="Which epoch's crops and augmentation.")] = 0,
+) -> None:
+    """Draw what a recipe makes of some pictures: the boxes of all crops on the source, and every finished view."""
+    from torchslip.cli._show import show_recipe
+
+    show_recipe(Console(), recipe=recipe, overrides=overrides or [], data=data, count=count, epoch=epoch, out=out)
+
+
 @app.command()
 def doctor() -> None:
     """Say what this machine has: versions, decoder backends and why not, cores, memory limits, GPU."""

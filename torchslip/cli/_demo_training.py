@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import nn
 import torchslip as ts
 from torchslip.cli._demo_data import Split, split_pictures
 from torchslip.cli._grid import save_grid
+from torchslip.cli._waiting import Waiting
 
 __all__ = ["SIZE_PX", "Plan", "batch_size_for"]
 
@@ -139,7 +139,7 @@ class _Training:
         """Train the rest of the epoch after `trained` batches; returns whether it stopped before the end."""
         self.model.train()
         stop_batch = self.plan.stop_batch if epoch == self.plan.stop_epoch and not self.plan.resume else None
-        begin, waiting, images = time.perf_counter(), _Waiting(), 0
+        begin, waiting, images = time.perf_counter(), Waiting(), 0
         for batch in waiting.on(self.loader):
             if not self.plan.resume and epoch == trained == 0:
                 self._show(batch)
@@ -202,21 +202,6 @@ class _Training:
         captions = [self.split.classes[label] for label in batch["label"].tolist()]
         pictures = [Image.fromarray(pixels.permute(1, 2, 0).numpy()) for pixels in batch["image"]]
         save_grid(list(zip(pictures, captions, strict=True))[:_SHOWN], self.plan.sheet, tile_px=2 * SIZE_PX)
-
-
-class _Waiting:
-    """Measures how long the training loop waits for its loader, with the start of its workers."""
-
-    seconds = 0.0
-
-    def on(self, loader: ts.DataLoader) -> Iterator[dict[str, Any]]:
-        begin = time.perf_counter()
-        batches = iter(loader)
-        while (batch := next(batches, None)) is not None:
-            self.seconds += time.perf_counter() - begin
-            yield batch
-            begin = time.perf_counter()
-        self.seconds += time.perf_counter() - begin
 
 
 def _report(event: str, **values: Any) -> None:
