@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,13 @@ from PIL import Image, ImageDraw
 # The same examples in every run, and no time limit for one on a busy machine.
 settings.register_profile("torchslip", deadline=None, derandomize=True)
 settings.load_profile("torchslip")
+
+# A session has one fork server, so what it imports is said before any test starts it. New processes then begin at once,
+# and a kill after some milliseconds is no kill of imports.
+if sys.platform != "win32":
+    multiprocessing.set_forkserver_preload(
+        ["torchslip.pack", "torchslip.storage", "cache_children", "lease_children", "mds_children", "pack_children"]
+    )
 
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
@@ -35,6 +44,18 @@ ENCODINGS = (
     ("plain.bmp", "RGB", {}),
     ("plain.tiff", "RGB", {"compression": "tiff_lzw"}),
 )
+
+
+@pytest.fixture
+def fork_server_of_now() -> Iterator[None]:
+    """A fork server that has the environment of this test."""
+    if sys.platform == "win32":
+        pytest.skip("there is no fork server on Windows")
+    from multiprocessing import forkserver
+
+    forkserver._forkserver._stop()
+    yield
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture(scope="session")

@@ -42,8 +42,8 @@ def note(out, ids, replayed=False):
         file.write((" ".join(map(str, [*ids, *(["again"] if replayed else [])])) + "\n").encode())
 
 
-def work(address, out, length, options, seconds_per_batch=0.0, num_workers=0):
-    """Process a share of the samples, each batch taking its time."""
+def work(address, out, length, options, seconds_per_batch=0.0, num_workers=0, wait_after=None):
+    """Process a share of the samples, each batch taking its time; wait for the file ``go`` after some of them."""
     out = Path(out) / f"{os.getpid()}"
     sampler = ts.LeaseSampler(ts.Shuffled(length, seed=3), store=connect(address), **options)
     # A child of a fork server would start a fork server of its own, which imports torch again.
@@ -51,7 +51,18 @@ def work(address, out, length, options, seconds_per_batch=0.0, num_workers=0):
     for batch in ts.DataLoader(Ids(length), batch_sampler=sampler, **workers):
         time.sleep(seconds_per_batch)
         note(out, batch.tolist())
+        wait_after = None if wait_after is None else wait_after - len(batch)
+        if wait_after is not None and wait_after <= 0:
+            wait_for(out.parent / "go")
+            wait_after = None
     (out.parent / f"{out.name}.done").write_text(repr(sampler.stats()))
+
+
+def wait_for(path, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def work_until_error(address, out, length, options, seconds_per_batch):

@@ -23,10 +23,7 @@ OPTIONS = {"batch_size": 4, "lease_batches": 8, "ttl_seconds": 0.6, "world_size"
 
 @pytest.fixture(scope="module")
 def context():
-    # New processes fork from one that has imported the package, so that a kill is no wait for imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchslip", "lease_children"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture
@@ -103,9 +100,11 @@ def test_killed_and_stopped_processes_lose_nothing(context, address, tmp_path, k
 @pytest.mark.parametrize("address", STORES, indirect=True)
 def test_processes_that_join_late_share_the_rest(context, address, tmp_path):
     arguments = (lease_children.work, address, tmp_path, 600, OPTIONS, 0.02)
-    first = start(context, *arguments)
-    wait_for(lambda: processed(tmp_path).total() > 100)
+    first = start(context, *arguments, 0, 100)
+    wait_for(lambda: processed(tmp_path).total() >= 100)
     late = [start(context, *arguments) for _ in range(2)]
+    wait_for(lambda: all((tmp_path / str(process.pid)).exists() for process in late))
+    (tmp_path / "go").touch()
     wait([first, *late])
     assert processed(tmp_path) == Counter(map(str, range(600)))
     assert all(len((tmp_path / str(process.pid)).read_text().splitlines()) > 10 for process in late)

@@ -18,10 +18,7 @@ KILLS = [6, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)])
 
 @pytest.fixture(scope="module")
 def context():
-    # New processes fork from one that has imported the package, so that a kill is no wait for imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchslip.pack"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 def run_and_kill(context, rng, root, target, *arguments):

@@ -72,9 +72,7 @@ def make(bucket, proxy):
 
 @pytest.fixture(scope="module")
 def context():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchslip.storage"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 def read_all(source):

@@ -64,7 +64,7 @@ def test_a_dataset_reads_a_link(train, picture_folder):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_workers_read_a_bucket(train, method):
+def test_workers_read_a_bucket(train, method, fork_server_of_now):
     dataset = ts.ImageDataset(train, views=ts.CenterCrop(32), batch_size=14)
     dataset.source.fetch([0])  # the parent has a client and threads by now
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=method)

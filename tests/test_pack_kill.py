@@ -19,10 +19,7 @@ KILLS = [8, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)])
 
 @pytest.fixture(scope="module")
 def context():
-    # New processes fork from one that has imported the package, so that a kill is no wait for imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torchslip", "pack_children"])
-    return context
+    return multiprocessing.get_context("forkserver")
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def read_in_child(folder, results):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_processes_read_at_once_after_their_parent_has_read(bucket, method):
+def test_processes_read_at_once_after_their_parent_has_read(bucket, method, fork_server_of_now):
     folder = open_folder(bucket)
     folder.write("a.bin", DATA)
     assert folder.read("a.bin") == DATA
