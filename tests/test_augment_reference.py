@@ -23,7 +23,7 @@ COLOR = {
 }
 
 
-def compare(transform, reference, images, *, atol, share=1.0):
+def assert_agrees(transform, reference, images, *, atol, share=1.0):
     """`reference(image, params of that image)`; `share` of all values must agree."""
     out, params = transform(images, ids(), return_params=True)
     rows = [{key: values[row] for key, values in params.items()} for row in range(len(images))]
@@ -40,10 +40,10 @@ def test_blends_are_torchvisions(kind):
     def reference(image, own):
         return COLOR[name](image, own["factor"].item())
 
-    compare(kind(0.8), reference, FLOATS, atol=1e-5)
+    assert_agrees(kind(0.8), reference, FLOATS, atol=1e-5)
     # Truncation turns a difference in the last bit of a product into one level.
-    compare(kind(0.8), reference, BYTES, atol=1)
-    compare(kind(0.8), reference, BYTES, atol=0, share=1.0 if kind is A.Brightness else 0.99)
+    assert_agrees(kind(0.8), reference, BYTES, atol=1)
+    assert_agrees(kind(0.8), reference, BYTES, atol=0, share=1.0 if kind is A.Brightness else 0.99)
 
 
 @pytest.mark.parametrize("order", ["random", "fixed"])
@@ -54,7 +54,7 @@ def test_color_jitter_is_torchvisions(order):
             image = COLOR[name](image, own[name].item())
         return image
 
-    compare(A.ColorJitter(0.8, 0.8, 0.8, 0.5, order=order), reference, FLOATS, atol=1e-5)
+    assert_agrees(A.ColorJitter(0.8, 0.8, 0.8, 0.5, order=order), reference, FLOATS, atol=1e-5)
 
 
 def test_every_order_of_color_jitter_comes_equally_often():
@@ -86,7 +86,7 @@ def test_without_hue_yiq_jitter_is_torchvisions_in_fixed_order():
             image = COLOR[name](image, own[name].item())
         return image
 
-    compare(A.ColorJitterYIQ(0.2, 0.2, 0.2), reference, FLOATS * 0.4 + 0.3, atol=2e-3)
+    assert_agrees(A.ColorJitterYIQ(0.2, 0.2, 0.2), reference, FLOATS * 0.4 + 0.3, atol=2e-3)
 
 
 @pytest.mark.parametrize("images", [BYTES, FLOATS])
@@ -95,16 +95,18 @@ def test_exact_transforms_are_torchvisions(images):
         return lambda image, own: function(image, own) if own["applied"] else image
 
     bound = 255 if images.dtype == torch.uint8 else 1.0
-    compare(A.HorizontalFlip(), when_applied(lambda x, own: TF.horizontal_flip(x)), images, atol=0)
-    compare(A.VerticalFlip(), when_applied(lambda x, own: TF.vertical_flip(x)), images, atol=0)
-    compare(A.Invert(), when_applied(lambda x, own: TF.invert(x)), images, atol=0)
-    compare(A.Solarize(p=0.5), when_applied(lambda x, own: TF.solarize(x, 0.5 * bound)), images, atol=0)
-    compare(
+    assert_agrees(A.HorizontalFlip(), when_applied(lambda x, own: TF.horizontal_flip(x)), images, atol=0)
+    assert_agrees(A.VerticalFlip(), when_applied(lambda x, own: TF.vertical_flip(x)), images, atol=0)
+    assert_agrees(A.Invert(), when_applied(lambda x, own: TF.invert(x)), images, atol=0)
+    assert_agrees(A.Solarize(p=0.5), when_applied(lambda x, own: TF.solarize(x, 0.5 * bound)), images, atol=0)
+    assert_agrees(
         A.Posterize((1, 7), p=0.7), when_applied(lambda x, own: TF.posterize(x, own["bits"].item())), images, atol=1e-6
     )
-    compare(A.Equalize(), when_applied(lambda x, own: TF.equalize(x)), images, atol=1e-6)
-    compare(A.RandomGrayscale(0.5), when_applied(lambda x, own: TF.rgb_to_grayscale(x, 3)), images, atol=1e-5)
-    compare(A.AutoContrast(), when_applied(lambda x, own: TF.autocontrast(x)), images, atol=1e-5 if bound == 1 else 1)
+    assert_agrees(A.Equalize(), when_applied(lambda x, own: TF.equalize(x)), images, atol=1e-6)
+    assert_agrees(A.RandomGrayscale(0.5), when_applied(lambda x, own: TF.rgb_to_grayscale(x, 3)), images, atol=1e-5)
+    assert_agrees(
+        A.AutoContrast(), when_applied(lambda x, own: TF.autocontrast(x)), images, atol=1e-5 if bound == 1 else 1
+    )
 
 
 def test_equalize_is_pillows():
@@ -118,8 +120,8 @@ def test_equalize_is_pillows():
 def test_sharpness_is_torchvisions(images):
     bytes_ = images.dtype == torch.uint8
     reference = lambda image, own: TF.adjust_sharpness(image, own["factor"].item())  # noqa: E731
-    compare(A.Sharpness((0.0, 2.0), p=1), reference, images, atol=1 if bytes_ else 1e-5)
-    compare(A.Sharpness((0.0, 2.0), p=1), reference, images, atol=0 if bytes_ else 1e-5, share=0.99)
+    assert_agrees(A.Sharpness((0.0, 2.0), p=1), reference, images, atol=1 if bytes_ else 1e-5)
+    assert_agrees(A.Sharpness((0.0, 2.0), p=1), reference, images, atol=0 if bytes_ else 1e-5, share=0.99)
 
 
 @pytest.mark.parametrize("images", [BYTES, FLOATS])
@@ -129,7 +131,7 @@ def test_gaussian_blur_is_torchvisions(images, size):
         return TF.gaussian_blur(image, [size, size], [own["sigma"].item()] * 2)
 
     exact = images.dtype != torch.uint8
-    compare(A.GaussianBlur(size, (0.1, 4.0)), reference, images, atol=1e-5 if exact else 1)
+    assert_agrees(A.GaussianBlur(size, (0.1, 4.0)), reference, images, atol=1e-5 if exact else 1)
 
 
 def test_normalize_is_torchvisions():
@@ -153,9 +155,9 @@ def test_rotate_and_affine_are_torchvisions(mode):
     name = mode.value
     # The nearest pixel is a matter of rounding half way between two.
     share = 1.0 if name == "bilinear" else 0.995
-    compare(A.Rotate(90, interpolation=name), rotated, smooth, atol=2e-5, share=share)
+    assert_agrees(A.Rotate(90, interpolation=name), rotated, smooth, atol=2e-5, share=share)
     affine = A.Affine(40, translate=(0.2, 0.3), scale=(0.5, 2), shear=20, shear_y=10, interpolation=name)
-    compare(affine, moved, smooth, atol=2e-5, share=share)
+    assert_agrees(affine, moved, smooth, atol=2e-5, share=share)
 
 
 def test_a_quarter_turn_moves_pixels_only():
@@ -196,7 +198,7 @@ def test_optical_distortion_is_the_radial_model(shift):
         planes = [scipy.ndimage.map_coordinates(plane, place, order=1, mode="grid-constant") for plane in image.numpy()]
         return torch.from_numpy(np.stack(planes))
 
-    compare(A.OpticalDistortion((-0.5, 0.5), shift=shift), reference, FLOATS, atol=2e-5)
+    assert_agrees(A.OpticalDistortion((-0.5, 0.5), shift=shift), reference, FLOATS, atol=2e-5)
 
 
 @pytest.mark.parametrize(("policy", "names"), [(A.RandAugment(2, 20), 2), (A.TrivialAugment(), 1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from torchslip.loading import memory_limit_bytes
 
 def run(*arguments: object, cwd: Path | None = None, code: int = 0) -> str:
     command = [sys.executable, "-W", "error", "-m", "torchslip.cli", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=170)
+    wide = {**os.environ, "COLUMNS": "200"}  # paths of tests are long, and a table would break them
+    done = subprocess.run(command, cwd=cwd, env=wide, capture_output=True, text=True, timeout=170)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stderr
@@ -58,14 +60,14 @@ def test_the_demo_trains_stops_resumes_and_finishes_on_pictures_of_the_user(tmp_
         assert picture.width > 200
 
 
-def test_the_demo_takes_train_and_val_as_they_are_divided_and_works_with_one_epoch(tmp_path, picture_folder):
-    (tmp_path / "data").mkdir()
-    for part in ("train", "val"):
-        (tmp_path / "data" / part).symlink_to(picture_folder)
-    text = joined(run("demo", "--data", tmp_path / "data", "--epochs", 1, "--out", tmp_path / "out"))
+def test_the_demo_works_with_one_epoch(tmp_path, picture_folder):
+    assert "exact" in run("demo", "--data", picture_folder, "--epochs", 1, "--out", tmp_path / "out")
 
-    assert "42 pictures to train on and 42 to measure with (the folders train/ and val/)" in text
-    assert "exact" in text
+
+def test_the_demo_takes_train_and_val_as_they_are_divided(tmp_path, photos):
+    text = joined(run("demo", "--data", photos, "--epochs", 1, "--out", tmp_path / "out"))
+
+    assert "625 pictures to train on and 125 to measure with (the folders train/ and val/)" in text
 
 
 @pytest.mark.parametrize("what", ["missing", "a file", "empty", "no classes"])

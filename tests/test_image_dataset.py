@@ -80,9 +80,8 @@ def test_any_number_of_ranks_gives_the_same_global_batches(picture_folder, world
         assert all(torch.equal(crops[int(i)], b) for i, b in zip(batch["sample_id"], batch["image"], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("start_method", "persistent"), [("fork", False), ("fork", True), ("spawn", True), ("forkserver", False)]
-)
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_epochs_go_on_by_themselves_in_every_kind_of_worker(picture_folder, start_method, persistent):
     reference = make(picture_folder)
     expected = [ids_of(reference) for _ in range(3)]

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs flock and
 ROWS = [row(index) for index in range(SAMPLES)]
 SHARD_BYTES = 10_000
 SHARDS = 12
-SOAK = [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+SOAK = [8, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
 
 class Remote:

@@ -32,7 +32,7 @@ from torchslip.storage import NodeCache
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs flock and SIGKILL")
 
 SLACK = 200  # the marker
-SOAK = [5, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+SOAK = [8, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
 
 @pytest.fixture(scope="module")

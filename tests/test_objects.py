@@ -63,7 +63,7 @@ def test_a_dataset_reads_a_link(train, picture_folder):
         assert (ours["image"] == theirs["image"]).all() and (ours["label"] == theirs["label"]).all()
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_read_a_bucket(train, method, fork_server_of_now):
     dataset = ts.ImageDataset(train, views=ts.CenterCrop(32), batch_size=14)
     dataset.source.fetch([0])  # the parent has a client and threads by now

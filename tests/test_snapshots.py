@@ -427,7 +427,7 @@ class Many(AbstractFileSystem):
 fsspec.register_implementation("many", Many)
 
 def peak_of(count):
-    snapshot = ts.resolve(f"many://root/{count}", store=sys.argv[1])
+    snapshot = ts.resolve(f"many://here/{count}", store=sys.argv[1])
     assert len(snapshot) == count and snapshot.key(count - 1).endswith("/picture-00999.jpg")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from torchslip.cli._demo_data import Split, split_pictures
 from torchslip.cli._demo_pictures import PICTURES, draw_pictures
 from torchslip.cli._demo_training import Plan, batch_size_for
+from torchslip.cli._progress import training_progress
 from torchslip.errors import TorchslipError
 
 __all__ = ["run_demo"]
@@ -101,7 +102,7 @@ def run_demo(console: Console, *, data: Path | None, epochs: int, out: Path) -> 
         f"{len(split.classes)} classes; {epochs} epoch{'s' * (epochs > 1)} of {batches} batches."
     )
     outcome = _Outcome()
-    with _progress(console) as progress, _watched_memory(outcome):
+    with training_progress(console) as progress, _watched_memory(outcome):
         bar = progress.add_task("train", total=epochs * batches, note="")
         for part in (plan, replace(plan, resume=True)):
             for report in _reports(part):
@@ -114,7 +115,7 @@ def run_demo(console: Console, *, data: Path | None, epochs: int, out: Path) -> 
 
 
 def _draw(console: Console, folder: Path) -> Path:
-    with _progress(console) as progress:
+    with training_progress(console) as progress:
         bar = progress.add_task("draw", total=PICTURES, note="pictures")
         if draw_pictures(folder, progress=lambda drawn: progress.update(bar, completed=drawn)):
             console.print(f"Drew {PICTURES:,} pictures in {folder}.")
@@ -166,18 +167,6 @@ def _show(console: Console, progress: Progress, bar: Any, report: dict[str, Any]
         console.print(
             f"Stopped in epoch {plan.stop_epoch + 1} after batch {plan.stop_batch} of {batches}; saved {plan.state}."
         )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f} {task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
 
 
 @contextmanager

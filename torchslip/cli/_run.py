@@ -10,10 +10,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from torchslip.cli._grid import save_picture
+from torchslip.cli._progress import training_progress
 from torchslip.cli._recipe_arguments import choose_device, load_recipe, normalization_of, open_training_data
 from torchslip.cli._recipe_training import RecipeTraining, Step
 from torchslip.errors import FormatError
@@ -60,7 +60,7 @@ def run_recipe(
         highlight=False,
     )
     losses = []
-    with _progress(console) as progress:
+    with training_progress(console) as progress:
         bar = progress.add_task("train", total=steps, note="")
         for step in training.run():
             if step.number == 1:
@@ -128,16 +128,4 @@ def _note(training: RecipeTraining, step: Step) -> str:
     return (
         f"loss {step.loss:.3f}  {clock.images / clock.seconds:,.0f} images/s  "
         f"waiting {clock.waiting_seconds / clock.seconds:.0%}"
-    )
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f} of {task.total:.0f}  {task.fields[note]}"),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
     )
