@@ -12,7 +12,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* Goes up when the arguments of turbo_decode change. */
-#define INTERFACE_VERSION 1
+#define INTERFACE_VERSION 2
 
 enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
 
@@ -27,7 +27,7 @@ typedef struct {
     uint8_t *const *outputs;       /* [views, images] */
     const int64_t *strides;        /* [views, images, 3]: of channel, row and column, in bytes */
     int scale_margin;
-    Passes passes;
+    int variant;
     char *messages; /* [images, MESSAGE_BYTES] */
     atomic_llong next, failed;
 } Batch;
@@ -86,13 +86,13 @@ static bool write_view(Context *context, const Batch *batch, const Region *regio
         paint_black(output, strides, view);
     output += shown.top * strides[1] + shown.left * strides[2];
     if (strides[0] == 1 && strides[2] == 3)
-        return resize(origin, region->stride, &axes[0], &axes[1], output, strides[1], &context->middle, batch->passes);
+        return resize(origin, region->stride, &axes[0], &axes[1], output, strides[1], &context->middle, (Passes)(batch->variant & VARIANT_PORTABLE_PASSES));
 
     int height = shown.bottom - shown.top, width = shown.right - shown.left;
     ptrdiff_t stride = (ptrdiff_t)width * 3;
     uint8_t *packed = buffer_reserve(&context->packed, (size_t)height * (size_t)stride);
     if (packed == NULL ||
-        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, batch->passes))
+        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, (Passes)(batch->variant & VARIANT_PORTABLE_PASSES)))
         return false;
     for (int channel = 0; channel < 3; channel++)
         for (int row = 0; row < height; row++)
@@ -120,6 +120,11 @@ static const char no_memory[] = "there is not enough memory to resize it";
 static bool decode_at_scale(Context *context, const Batch *batch, int64_t image, int denominator) {
     Region region = {.top = INT32_MAX, .left = INT32_MAX};
 
+    jpeg_close(context);
+    if (!jpeg_open(context, batch->data[image], (size_t)batch->data_bytes[image])) return false;
+    if (context->jpeg.image_height != batch->heights_widths[2 * image] ||
+        context->jpeg.image_width != batch->heights_widths[2 * image + 1])
+        return fail(context, "its size is not the one that its header says");
     for (int64_t i = 0; i < batch->views; i++) {
         if (context->denominators[i] != denominator) continue;
         const int64_t *view = batch->geometry + (i * batch->images + image) * FIELDS;
@@ -153,6 +158,7 @@ static bool decode_image(Context *context, const Batch *batch, int64_t image) {
     const int64_t height = batch->heights_widths[2 * image], width = batch->heights_widths[2 * image + 1];
     unsigned wanted = 0;
 
+    context->refused = batch->variant & VARIANT_LIBJPEG_ENTROPY;
     if (!reserve_views(context, batch->views)) return fail(context, no_memory);
     for (int64_t i = 0; i < batch->views; i++) {
         int64_t index = i * batch->images + image;
@@ -169,11 +175,10 @@ static bool decode_image(Context *context, const Batch *batch, int64_t image) {
     }
     for (int denominator = 1; denominator <= 8; denominator *= 2) {
         if (!(wanted & (unsigned)denominator)) continue;
-        jpeg_close(context);
-        if (!jpeg_open(context, batch->data[image], (size_t)batch->data_bytes[image])) return false;
-        if (context->jpeg.image_height != height || context->jpeg.image_width != width)
-            return fail(context, "its size is not the one that its header says");
-        if (!decode_at_scale(context, batch, image, denominator)) return false;
+        bool decoded = decode_at_scale(context, batch, image, denominator);
+        /* Damaged data gives what libjpeg makes of it. */
+        if (!decoded && context->refused) decoded = decode_at_scale(context, batch, image, denominator);
+        if (!decoded) return false;
     }
     return true;
 }
@@ -190,6 +195,7 @@ static void context_release(Context *context) {
     buffer_release(&context->middle);
     buffer_release(&context->packed);
     buffer_release(&context->temporary);
+    entropy_release(context);
     free(context);
 }
 
@@ -217,10 +223,6 @@ static void context_give(Context *context) {
     context_release(context);
 }
 
-static void trim(Buffer *buffer) {
-    if (buffer->size > KEPT_BYTES) buffer_release(buffer);
-}
-
 static void *work(void *argument) {
     Batch *batch = argument;
     Context *context = NULL;
@@ -238,10 +240,11 @@ static void *work(void *argument) {
             atomic_fetch_add(&batch->failed, 1);
             if (!*message) fail(context, "it cannot be decoded");
         }
-        trim(&context->pixels);
-        trim(&context->middle);
-        trim(&context->packed);
-        trim(&context->temporary);
+        buffer_trim(&context->pixels);
+        buffer_trim(&context->middle);
+        buffer_trim(&context->packed);
+        buffer_trim(&context->temporary);
+        entropy_trim(context);
     }
     if (context != NULL) context_give(context);
     return NULL;
@@ -264,7 +267,7 @@ EXPORT int turbo_check(char *message) {
 /* Returns the number of pictures that could not be decoded; their messages are not empty. `messages` must be zero. */
 EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const *data, const int64_t *data_bytes,
                             const int64_t *heights_widths, const int64_t *geometry, uint8_t *const *outputs,
-                            const int64_t *strides, int threads, int scale_margin, int passes, char *messages) {
+                            const int64_t *strides, int threads, int scale_margin, int variant, char *messages) {
     Batch batch = {.images = images,
                    .views = views,
                    .data = data,
@@ -274,7 +277,7 @@ EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const 
                    .outputs = outputs,
                    .strides = strides,
                    .scale_margin = scale_margin,
-                   .passes = (Passes)passes,
+                   .variant = variant,
                    .messages = messages};
     pthread_t others[MAX_THREADS];
     int started = 0;
