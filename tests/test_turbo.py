@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_a_tile_between_restart_markers_is_read_without_the_others():
     markers = [i for i in range(len(image)) if image[i] == 0xFF and 0xD0 <= image[i + 1] <= 0xD7]
     blank = bytearray(image)
     # Every tile but those of rows 128 to 175 and columns 128 to 191, which the crop and its edge lie in.
-    for tile, (begin, end) in enumerate(zip(markers, markers[1:], strict=False), 1):
+    for tile, (begin, end) in enumerate(pairwise(markers), 1):
         if not (8 <= tile // 4 <= 10 and tile % 4 == 2):
             blank[begin + 2 : end] = bytes(end - begin - 2)
     (alone,) = decode([bytes(blank)], Placement.of_crops(box, box[:, 2:]))[0]

@@ -1,8 +1,9 @@
 """The fast decoder: JPEG by a small C kernel over libjpeg-turbo, a whole batch in one call without the GIL.
 
 The kernel decodes only the rows and columns that the views of a picture need, once for all views, and resamples them
-straight into the batch. What lies between the restart markers of a file is skipped where no view needs it. Whatever it does not take (other formats, four colour components, damaged files) goes through
-`TorchvisionDecoder`, so that both decoders accept the same files.
+straight into the batch. What lies between the restart markers of a file is skipped where no view needs it. Whatever it
+does not take (other formats, four colour components, damaged files) goes through `TorchvisionDecoder`, so that both
+decoders accept the same files.
 
 Its sources lie in the folder ``turbo``; they are compiled when torchslip is installed, and never at import.
 """
