@@ -95,7 +95,7 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("optimize", [True, False])
+@pytest.mark.parametrize("optimize", [True, False, None])
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_decoder_gives_the_pixels_of_the_source(name, optimize):
     result = index_jpeg(SOURCES[name], optimize=optimize)
@@ -192,19 +192,24 @@ def test_a_file_of_several_pictures_becomes_one_of_the_first():
 def test_tables_made_for_the_picture_more_than_pay_for_the_markers(photos):
     files = [path.read_bytes() for path in sorted(photos.glob("*/*/*"))[:20]]
     plain = [reencoded(data) for data in files]
-    sizes = [sum(map(len, each)) for each in (plain, map(index_jpeg, plain), map(standard_tables, plain))]
+    own, standard = ([index_jpeg(data, optimize=each) for data in plain] for each in (True, False))
+    sizes = [sum(map(len, each)) for each in (plain, own, standard)]
 
     assert sizes[1] < sizes[0] < sizes[2] < 1.03 * sizes[0]
+
+
+def test_tables_are_made_for_a_picture_only_where_that_saves_4_kb():
+    small, large = jpeg(256, 256, quality=95), jpeg(1600, 1200, quality=95)
+
+    assert index_jpeg(small) == index_jpeg(small, optimize=False)
+    assert index_jpeg(large) == index_jpeg(large, optimize=True)
+    assert len(index_jpeg(large)) <= len(index_jpeg(large, optimize=False)) - 4096
 
 
 def reencoded(data):
     out = io.BytesIO()
     opened(data).convert("RGB").resize((384, 256)).save(out, "JPEG", quality=95, subsampling="4:2:0")
     return out.getvalue()
-
-
-def standard_tables(data):
-    return index_jpeg(data, optimize=False)
 
 
 WHOLE = SOURCES["4:2:0"]
