@@ -369,7 +369,7 @@ def test_fuzzed_files_pass_the_address_sanitizer_and_keep_their_coefficients(tmp
         (tmp_path / f"{number}.jpg").write_bytes(data)
 
     command = [tmp_path / "fuzz", str(cases), "7", *sorted(tmp_path.glob("*.jpg"))]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90 + cases / 100)
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) > cases // 4
