@@ -62,6 +62,10 @@ def pack(
     image: Annotated[
         Literal["keep", "jpeg"], typer.Option(help="Keep image files as they are, or make all of them JPEG.")
     ] = "keep",
+    pixels: Annotated[
+        Literal["jpeg", "jpeg-indexed"],
+        typer.Option(help="Keep JPEG files, or write them again without loss so that crops decode faster."),
+    ] = "jpeg",
     shorter: Annotated[int | None, typer.Option(help="Make pictures smaller, to this shorter side in pixels.")] = None,
     longer_max: Annotated[int | None, typer.Option(help="The longest that the longer side may be, in pixels.")] = None,
     quality: Annotated[
@@ -96,6 +100,7 @@ def pack(
         source=source,
         out=out,
         image=image,
+        pixels=pixels,
         shorter=shorter,
         longer_max=longer_max,
         quality=quality,

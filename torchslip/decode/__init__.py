@@ -5,6 +5,7 @@ from torchslip.decode._draws import Draws
 from torchslip.decode._fixed_crops import CenterCrop, Decode, ResizeCrop, ResizeShortCropLong
 from torchslip.decode._header import Header, read_header, read_size
 from torchslip.decode._random_crops import DirectRandomResizedCrop, RandomResizedCrop
+from torchslip.decode._tile_index import index_jpeg, index_version, why_no_index
 from torchslip.decode._view import Placement, View
 
 __all__ = [
@@ -22,7 +23,10 @@ __all__ = [
     "ResizeShortCropLong",
     "View",
     "backends",
+    "index_jpeg",
+    "index_version",
     "make_decoder",
     "read_header",
     "read_size",
+    "why_no_index",
 ]

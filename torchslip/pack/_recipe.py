@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torchslip.errors import FormatError
+from torchslip.decode import index_version, why_no_index
+from torchslip.errors import FormatError, MissingDependencyError
 from torchslip.pack._shard_builder import parse_size
 from torchslip.pack._transcode import ImageRule, Resize, encoder_version
 from torchslip.sources import (
@@ -29,8 +30,8 @@ from torchslip.sources.mds import checked_hashes, parse_compression
 
 __all__ = ["Pixels", "Recipe", "make_recipe", "open_source"]
 
-Pixels = Literal["jpeg"]
-"""How the pixels of an image are stored: ``jpeg`` means as an image file."""
+Pixels = Literal["jpeg", "jpeg-indexed"]
+"""How the pixels of an image are stored: ``jpeg`` means as an image file, ``jpeg-indexed`` JPEG files with markers."""
 
 _VERSION = 1  # of the bytes that a recipe makes
 _ENCODINGS: Mapping[FieldKind, str] = {
@@ -52,6 +53,7 @@ class Recipe:
         fields: Name to kind of what is stored.
         columns: Name to MDS encoding.
         rule: What becomes of the images.
+        pixels: How they are stored.
         shard_bytes: Of a shard, before compression.
         compression: Of the shards, or None.
         hashes: In the index.
@@ -63,6 +65,7 @@ class Recipe:
     fields: Mapping[str, FieldKind]
     columns: Mapping[str, str]
     rule: ImageRule
+    pixels: Pixels
     shard_bytes: int
     compression: str | None
     hashes: Sequence[str]
@@ -83,18 +86,21 @@ class Recipe:
     def as_options(self) -> dict[str, Any]:
         """The options as plain data, for the sidecar."""
         rule = {"resize": asdict(self.rule)} if isinstance(self.rule, Resize) else self.rule
-        return {
+        options = {
             "version": _VERSION,
             "columns": dict(self.columns),
             "image": rule,
             "encoder": None if self.rule == "keep" else encoder_version(),
-            "pixels": "jpeg",
+            "pixels": self.pixels,
             "shard_bytes": self.shard_bytes,
             "compression": self.compression,
             "hashes": list(self.hashes),
             "verify": self.verify,
             "statistics": self.statistics,
         }
+        if self.pixels == "jpeg-indexed":
+            options["indexer"] = index_version()
+        return options
 
     @property
     def fingerprint(self) -> str:
@@ -124,6 +130,8 @@ def make_recipe(
         raise ValueError(f"image must be 'keep', 'jpeg' or Resize(shorter=, longer_max=, quality=); got {image!r}.")
     if pixels not in get_args(Pixels):
         raise ValueError(f"pixels must be one of {', '.join(get_args(Pixels))}; got {pixels!r}.")
+    if pixels == "jpeg-indexed" and (reason := why_no_index()):
+        raise MissingDependencyError(f"pixels='jpeg-indexed' cannot be had here. {reason}")
     if compression:
         parse_compression(compression)
     fields = {name: kind for name, kind in source.schema.items() if labels or name != "label"}
@@ -134,6 +142,7 @@ def make_recipe(
         fields=fields,
         columns={name: _encoding(kind, encodings.get(name), image) for name, kind in fields.items()},
         rule=image,
+        pixels=pixels,
         shard_bytes=parse_size(
             operator.index(shard_bytes) if not isinstance(shard_bytes, str) else shard_bytes, argument="shard_bytes"
         ),

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torchslip.decode import Header, read_header
+from torchslip.decode import Header, index_jpeg, read_header
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -79,25 +79,29 @@ class StoredImage:
     width: int
 
 
-def store_image(data: bytes, rule: ImageRule, *, verify: bool) -> StoredImage:
-    """Apply the rule to an encoded picture.
+def store_image(data: bytes, rule: ImageRule, *, pixels: str = "jpeg", verify: bool) -> StoredImage:
+    """Apply the rule to an encoded picture, and index it if it is a JPEG then.
 
     Args:
         data: The file.
         rule: What shall become of it.
+        pixels: ``jpeg``, or ``jpeg-indexed``: JPEG files get restart markers, without loss.
         verify: Decode it even if it is kept.
 
     Raises:
         Exception: What a damaged file makes Pillow raise.
+        SampleError: If a file cannot be indexed.
     """
     header = read_header(data)
     height, width = rule.size_of(header.height, header.width) if isinstance(rule, Resize) else header_size(header)
     resized = (height, width) != header_size(header)
     if resized or (rule == "jpeg" and header.format != "jpeg"):
         quality = rule.quality if isinstance(rule, Resize) else _CONVERSION_QUALITY
-        return StoredImage(_encode(data, height, width, quality), height, width)
-    if verify:
+        data = _encode(data, height, width, quality)
+    elif verify:
         check_pixels(data, header)
+    if pixels == "jpeg-indexed" and read_header(data).format == "jpeg":
+        data = index_jpeg(data)
     return StoredImage(data, height, width)
 
 

@@ -6,6 +6,7 @@
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
+ *   transcode.c   a JPEG file written again without loss, with restart markers
  */
 #ifndef TORCHSLIP_TURBO_H
 #define TORCHSLIP_TURBO_H
