@@ -19,8 +19,6 @@ __all__ = ["index_jpeg", "index_version", "why_no_index"]
 # 112 kB); with this choice 0.23 ms (41.1 kB) and 0.57 (113 kB).
 _LEAST_SAVED_BYTES = 4096
 
-_OLD_KERNEL = "The kernel was built from older sources. Build it again: pip install -e . (in a checkout)."
-
 
 def index_jpeg(data: bytes, *, optimize: bool | None = None) -> bytes:
     """Write a JPEG file again without loss, with a restart marker after every tile of at most 64 pixels in a row.
@@ -63,12 +61,10 @@ def _index(data: bytes, optimize: bool) -> bytes:
 
 def why_no_index() -> str:
     """Why `index_jpeg` cannot be used here and what to do about it; empty if it can."""
-    from torchslip.decode._turbo import _kernel, why_no_kernel
+    from torchslip.decode._turbo import why_no_kernel
 
     reason = why_no_kernel()
-    if reason:
-        return f"A tile index needs the compiled kernel. {reason}"
-    return "" if hasattr(_kernel(), "turbo_index_tiles") else _OLD_KERNEL
+    return f"A tile index needs the compiled kernel. {reason}" if reason else ""
 
 
 def index_version() -> str:

@@ -91,27 +91,27 @@ static const uint8_t natural_order[64] = {
 
 static int advance_of(int symbol) { return (symbol & 15) || symbol == 0xF0 ? (symbol >> 4) + 1 : END_OF_BLOCK; }
 
-static Entry make_entry(const Codes *codes, unsigned lookup, bool dc) {
-    int code = codes->codes[lookup], length = code & 255, symbol = code >> 8, size = dc ? symbol : symbol & 15;
+static Entry make_entry(const Codes *codes, unsigned lookup) {
+    int code = codes->codes[lookup], length = code & 255, symbol = code >> 8, size = symbol & 15;
     Entry entry = {0};
 
     if (code == 0) return entry;
-    entry.advance = (uint8_t)(dc ? 0 : advance_of(symbol));
+    entry.advance = (uint8_t)advance_of(symbol);
     entry.offset = entry.offset_2 = (uint8_t)length;
     entry.size = entry.size_2 = (uint8_t)size;
     entry.length = (uint8_t)(length + size);
-    if (dc || entry.length >= LOOKUP_BITS) return entry;
-    code = codes->codes[(lookup << entry.length) & (LOOKUPS - 1)];
-    if (code == 0 || entry.length + (code & 255) > LOOKUP_BITS) return entry;
-    entry.advance_2 = (uint8_t)advance_of(code >> 8);
-    entry.offset_2 = (uint8_t)(entry.length + (code & 255));
-    entry.size_2 = (uint8_t)(code >> 8 & 15);
-    entry.length = (uint8_t)(entry.offset_2 + entry.size_2);
+    code = entry.length < LOOKUP_BITS ? codes->codes[(lookup << entry.length) & (LOOKUPS - 1)] : 0;
+    if (code != 0 && entry.length + (code & 255) <= LOOKUP_BITS) {
+        entry.advance_2 = (uint8_t)advance_of(code >> 8);
+        entry.offset_2 = (uint8_t)(entry.length + (code & 255));
+        entry.size_2 = (uint8_t)(code >> 8 & 15);
+        entry.length = (uint8_t)(entry.offset_2 + entry.size_2);
+    }
     return entry;
 }
 
 /* libjpeg has checked the table when the scan began. */
-static void make_codes(Codes *codes, const JHUFF_TBL *table, bool dc) {
+static void make_codes(Codes *codes, const JHUFF_TBL *table, bool ac) {
     if (codes->made && memcmp(codes->bits, table->bits, sizeof(codes->bits)) == 0 &&
         memcmp(codes->symbols, table->huffval, sizeof(codes->symbols)) == 0)
         return;
@@ -128,7 +128,7 @@ static void make_codes(Codes *codes, const JHUFF_TBL *table, bool dc) {
                     (uint16_t)(length | table->huffval[symbol] << 8);
         codes->least_above[length] = (int64_t)code << (16 - length);
     }
-    for (unsigned lookup = 0; lookup < LOOKUPS; lookup++) codes->entries[lookup] = make_entry(codes, lookup, dc);
+    for (unsigned lookup = 0; ac && lookup < LOOKUPS; lookup++) codes->entries[lookup] = make_entry(codes, lookup);
     codes->made = true;
 }
 
@@ -238,7 +238,7 @@ static inline void decode_block(Context *context, Bits *at, const Codes *codes, 
 }
 
 /* What can be passed over at once: as many coefficients as have their codes within the lookup. */
-static Pass make_pass(Codes *codes, unsigned lookup) {
+static __attribute__((noinline)) Pass make_pass(Codes *codes, unsigned lookup) {
     int length = 0, advance = 0;
     while (length < LOOKUP_BITS) {
         int code = codes->codes[(lookup << length) & (LOOKUPS - 1)];
@@ -373,8 +373,8 @@ void entropy_take_over(Context *context, int first_column, int last_column) {
     begin_segment(context, entropy, 0);
     for (int i = 0; i < jpeg->comps_in_scan; i++) {
         const jpeg_component_info *component = jpeg->cur_comp_info[i];
-        make_codes(&entropy->dc[component->dc_tbl_no], jpeg->dc_huff_tbl_ptrs[component->dc_tbl_no], true);
-        make_codes(&entropy->ac[component->ac_tbl_no], jpeg->ac_huff_tbl_ptrs[component->ac_tbl_no], false);
+        make_codes(&entropy->dc[component->dc_tbl_no], jpeg->dc_huff_tbl_ptrs[component->dc_tbl_no], false);
+        make_codes(&entropy->ac[component->ac_tbl_no], jpeg->ac_huff_tbl_ptrs[component->ac_tbl_no], true);
     }
     ((EntropyDecoder *)jpeg->entropy)->decode_mcu = decode_mcu;
 }
