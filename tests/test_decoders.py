@@ -62,6 +62,14 @@ def expected(data: bytes, view: ts.View, placement: Placement) -> torch.Tensor:
     return F.resized_crop(pixels, *placement.box[0].tolist(), placement.size[0].tolist(), antialias=True)
 
 
+def agrees(backend: str, data: bytes, view: ts.View, sample_id: int = 3) -> bool:
+    """Whether the pixels are those of the contract in `torchslip.decode.Decoder`."""
+    output, placement = decode(backend, data, view, sample_id)
+    apart = (output.int() - expected(data, view, placement).int()).abs().float()
+    reduced = (placement.box[:, 2:] >= 4 * placement.resized).all()
+    return bool(apart.mean() <= (2 if reduced else 1) and apart.max() <= (32 if reduced else 8))
+
+
 def difference(backend: str, data: bytes, view: ts.View, sample_id: int = 3) -> torch.Tensor:
     output, placement = decode(backend, data, view, sample_id)
     return (output.int() - expected(data, view, placement).int()).abs()
@@ -71,18 +79,14 @@ def difference(backend: str, data: bytes, view: ts.View, sample_id: int = 3) -> 
 @pytest.mark.parametrize("backend", AVAILABLE)
 def test_every_encoding_gives_the_pixels_of_pillow_and_torchvision(backend, view, picture_folder: Path):
     for path in sorted(picture_folder.glob("*/*")):
-        apart = difference(backend, path.read_bytes(), view).float()
-
-        assert apart.mean() <= 1 and apart.max() <= 8, path.name
+        assert agrees(backend, path.read_bytes(), view), path.name
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("backend", AVAILABLE)
 def test_photographs_agree_within_the_stated_tolerance(backend, view, photos: Path):
     for number, path in enumerate(sorted(photos.glob("val/*/*"))[::9]):
-        apart = difference(backend, path.read_bytes(), view, sample_id=number).float()
-
-        assert apart.mean() <= 1 and apart.max() <= 8, path.name
+        assert agrees(backend, path.read_bytes(), view, sample_id=number), path.name
 
 
 def encode(picture: Image.Image, format: str, **options: object) -> bytes:

@@ -246,8 +246,8 @@ def test_only_large_reductions_are_decoded_at_a_smaller_scale():
         placement = Placement.of_crops(np.array([[0, 0, 640, 640]]), np.array([[side, side]]))
         return not equal(decode([image], placement), decode([image], placement, scaled_decode=False))
 
-    assert not differs(81)
-    assert differs(80) and differs(40) and differs(20)
+    assert not differs(161)
+    assert differs(160) and differs(80) and differs(40)
 
 
 def test_outputs_may_have_any_layout():
