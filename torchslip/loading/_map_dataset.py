@@ -15,8 +15,7 @@ from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import PassClock
 from torchslip.order import IndexBatch, Sequential
-from torchslip.sources import Source
-from torchslip.sources import open as open_source
+from torchslip.sources import Source, source_of
 
 __all__ = ["ImageMapDataset", "collate"]
 
@@ -43,6 +42,7 @@ class ImageMapDataset(Dataset[Batch]):
         image_field: As for `ImageDataset`.
         decoder: As for `ImageDataset`.
         max_pixels: As for `ImageDataset`.
+        storage_options: As for `ImageDataset`.
     """
 
     def __init__(
@@ -56,8 +56,9 @@ class ImageMapDataset(Dataset[Batch]):
         image_field: str | None = None,
         decoder: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.source: Source = open_source(source) if isinstance(source, str | os.PathLike) else source
+        self.source: Source = source_of(source, storage_options)
         self._batcher = Batcher(
             self.source,
             views=Decode() if views is None else views,

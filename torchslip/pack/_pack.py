@@ -77,6 +77,7 @@ def pack(
     exist_ok: bool = False,
     progress: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    source_storage_options: Mapping[str, Any] | None = None,
 ) -> Packed:
     """Write any source as an MDS dataset, which this package and mosaicml-streaming read.
 
@@ -115,7 +116,8 @@ def pack(
             and leaves what is finished to be resumed; ``skip`` leaves it out and lists it in the result.
         exist_ok: Replace another dataset that is in `out`: removes what its index lists.
         progress: Show a progress bar on a terminal.
-        storage_options: For the storage of the URL, as fsspec takes them.
+        storage_options: For the storage of `out`, as fsspec takes them.
+        source_storage_options: For that of `source`, if it is a URL.
 
     Raises:
         FormatError: If `source` is not a dataset, or has no labels and must have some.
@@ -125,7 +127,12 @@ def pack(
     """
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}; got {on_error!r}.")
-    opened = open_source(source, label_mode=label_mode, require_labels=require_labels)
+    opened = open_source(
+        source,
+        label_mode=label_mode,
+        require_labels=require_labels,
+        storage_options=source_storage_options,
+    )
     recipe = make_recipe(
         opened,
         image=image,
