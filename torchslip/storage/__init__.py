@@ -4,6 +4,7 @@ from torchslip.storage._cache import Entry, NodeCache
 from torchslip.storage._cache_file import Held
 from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, is_remote, open_folder
 from torchslip.storage._link import Link, has_state, parse_link
+from torchslip.storage._pinned import refuse_pinned
 from torchslip.storage._resolve import resolve
 from torchslip.storage._retry import Retry
 from torchslip.storage._selection import LabelMode
@@ -28,5 +29,6 @@ __all__ = [
     "open_folder",
     "parse_bytes",
     "parse_link",
+    "refuse_pinned",
     "resolve",
 ]
