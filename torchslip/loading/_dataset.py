@@ -13,6 +13,7 @@ from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
+from torchslip.loading._source_cache import CacheArgument, apply_cache
 from torchslip.order import Order, Sequential, Shuffled, Subset, Tail
 from torchslip.sources import Source, source_of
 
@@ -64,6 +65,9 @@ class ImageDataset(OrderedDataset[Batch]):
         constraints: Exact caps instead of those of the profile.
         profile: ``safe``, ``balanced`` or ``throughput``.
         storage_options: For fsspec, if `source` is a URL.
+        cache: Pack the source when it is first used, and read the packed form: True, or the folder for packed datasets,
+            or a `torchslip.PackedCache` that says more. Nothing but the speed changes. One process of a machine packs,
+            here and now, and the others wait; with ``PackedCache(background=True)`` nobody does.
 
     Raises:
         FormatError: If `source` is a path that cannot be opened.
@@ -93,8 +97,9 @@ class ImageDataset(OrderedDataset[Batch]):
         constraints: Constraints | None = None,
         profile: ProfileName | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        cache: CacheArgument = None,
     ) -> None:
-        self.source: Source = source_of(source, storage_options)
+        self.source: Source = apply_cache(source_of(source, storage_options), cache)
         super().__init__(
             make_order(self.source, shuffle, seed, window, indices, order),
             source_fingerprint=self.source.fingerprint,

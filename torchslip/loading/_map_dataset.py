@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import PassClock
+from torchslip.loading._source_cache import CacheArgument, apply_cache
 from torchslip.order import IndexBatch, Sequential
 from torchslip.sources import Source, source_of
 
@@ -43,6 +44,7 @@ class ImageMapDataset(Dataset[Batch]):
         decoder: As for `ImageDataset`.
         max_pixels: As for `ImageDataset`.
         storage_options: As for `ImageDataset`.
+        cache: As for `ImageDataset`.
     """
 
     def __init__(
@@ -57,8 +59,9 @@ class ImageMapDataset(Dataset[Batch]):
         decoder: str = "auto",
         max_pixels: int = MAX_PIXELS,
         storage_options: Mapping[str, Any] | None = None,
+        cache: CacheArgument = None,
     ) -> None:
-        self.source: Source = source_of(source, storage_options)
+        self.source: Source = apply_cache(source_of(source, storage_options), cache)
         self._batcher = Batcher(
             self.source,
             views=Decode() if views is None else views,
