@@ -4,6 +4,7 @@ import multiprocessing
 import pickle
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,64 @@ def test_records_of_any_kind_come_back_as_they_were(tmp_path):
     assert cached.fetch([5, 0, 5]) == source.fetch([5, 0, 5])
     with pytest.raises(IndexError):
         cached.fetch([len(source)])
+
+
+def await_packed(source, seconds=60):
+    deadline = time.monotonic() + seconds
+    while source.packed is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_packing_in_the_background_delays_nobody_and_changes_nothing(picture_folder, tmp_path):
+    plain = make(picture_folder)
+    cached = make(picture_folder, ts.PackedCache(root=tmp_path / "cache", background=True))
+    assert cached.source.packed is None
+    assert_same_passes(plain, cached, passes=1)
+    await_packed(cached.source)
+    assert_same_passes(plain, cached, passes=1)
+
+    assert type(make(picture_folder, tmp_path / "cache").source.packed) is ts.MDS
+
+
+def test_worker_processes_change_to_the_packed_form_when_it_is_done(tmp_path):
+    source = Slow(tmp_path / "log", seconds=0.0)
+    cached = ts.PackedCache(root=tmp_path / "cache", background=True)(source)
+    workers = pickle.loads(pickle.dumps(cached))
+    assert workers.fetch(range(9)) == source.fetch(range(9))
+    await_packed(workers)
+    before = source.log.read_text()
+
+    assert workers.fetch(range(9)) == Slow("/dev/null").fetch(range(9)) and source.log.read_text() == before
+
+
+def pack_in_background(source, root, started):
+    cached = ts.PackedCache(root=root, background=True, shard_bytes=6000)(source)
+    while not source.log.exists():
+        time.sleep(0.01)
+    started.set()
+    assert cached.packed is None
+    time.sleep(60)
+
+
+def test_it_ends_with_the_process_that_began_it_and_is_gone_on_with(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    source, started = Slow(tmp_path / "log", seconds=0.05), context.Event()
+    process = context.Process(target=pack_in_background, args=(source, tmp_path / "cache", started))
+    process.start()
+    assert started.wait(60)
+    process.kill()
+    process.join(30)
+    # The lock is free as soon as the packing has ended.
+    done = ts.cached(Slow(tmp_path / "log"), root=tmp_path / "cache", shard_bytes=6000, timeout_seconds=10)
+
+    assert done.fetch(range(len(source))) == Slow("/dev/null").fetch(range(len(source)))
+
+
+def test_what_cannot_be_done_in_the_background_is_refused(tmp_path, picture_folder):
+    with pytest.raises(ValueError, match="image='keep'"):
+        ts.PackedCache(background=True, image="jpeg")
+    source = Slow(tmp_path / "log")
+    source.hook = lambda: None
+    with pytest.raises(TypeError, match="must pickle"):
+        ts.PackedCache(root=tmp_path / "cache", background=True)(source)

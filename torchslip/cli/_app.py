@@ -162,6 +162,25 @@ def sync(
 
 
 @app.command()
+def warm(
+    path: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset: a path or URL.")],
+    cache: Annotated[
+        str | None, typer.Option(help="The folder of the cache. Default: that in the user's cache folder.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="What the cache may hold, such as 500gb.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many shards to fetch at a time.")] = 8,
+    storage_options: _Options = None,
+) -> None:
+    """Fetch the shards of a dataset into the node cache before they are needed, as far as its budget goes.
+
+    What lies on this machine is read once, so that memory has it.
+    """
+    from torchslip.cli._warm import run_warm
+
+    run_warm(Console(), path=path, cache=cache, budget=budget, jobs=jobs, storage_options=storage_options or [])
+
+
+@app.command()
 def resolve(
     link: Annotated[str, typer.Argument(help="base, base@refresh or base@sha256:HASH; the base is a folder or a URL.")],
     store: Annotated[

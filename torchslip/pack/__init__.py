@@ -12,6 +12,7 @@ from torchslip.pack._packed_cache import PackedCache
 from torchslip.pack._sync import Synced, sync
 from torchslip.pack._transcode import Resize
 from torchslip.pack._verify import Problem, Verified, verify
+from torchslip.pack._warm import Warmed, warm
 
 __all__ = [
     "ImageStatistics",
@@ -22,10 +23,12 @@ __all__ = [
     "Resize",
     "Synced",
     "Verified",
+    "Warmed",
     "cached",
     "measure",
     "merge_index",
     "pack",
     "sync",
     "verify",
+    "warm",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torchslip.sources import MDS, Record, Schema, Source, checked_indices
 
 __all__ = ["CachedSource"]
 
+# How often to look whether another process has finished it.
+_LOOK_SECONDS = 2.0
 _proof = logging.getLogger("torchslip.proof")
 
 
@@ -23,23 +26,33 @@ class CachedSource:
 
     Args:
         source: What was packed.
-        packed: What became of it.
+        packed: What became of it; None if it is not done.
         fingerprint: Of the records, in saved states.
+        find: Looks whether it is done.
     """
 
-    def __init__(self, source: Source, packed: MDS, *, fingerprint: str) -> None:
+    def __init__(self, source: Source, packed: MDS | None, *, fingerprint: str, find: Callable[[], MDS | None]) -> None:
         self._source = source
-        self._packed = packed
         self._fingerprint = fingerprint
+        self._find = find
+        self._looked = -_LOOK_SECONDS
+        self._packed: MDS | None = None
+        self._left_out = np.zeros(0, np.int64)
+        self._warned_in = 0
+        if packed is not None:
+            self._use(packed)
+
+    def _use(self, packed: MDS) -> MDS:
         skipped = packed.sidecar.skipped if packed.sidecar is not None else ()
         self._left_out = np.array([each["id"] for each in skipped], np.int64)
-        self._warned_in = 0
+        self._packed = packed
+        return packed
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __repr__(self) -> str:
-        return f"{self._source!r} through {self._packed!r}"
+        return f"{self._source!r} through {self._packed or 'a cache that is not packed yet'!r}"
 
     def __getattr__(self, name: str) -> Any:
         # `fetch_into` too: it would be right, but slow, so it is left out.
@@ -58,13 +71,19 @@ class CachedSource:
         return self._fingerprint
 
     @property
-    def packed(self) -> MDS:
-        """What the records come from."""
+    def packed(self) -> MDS | None:
+        """What the records come from; None while it is not done."""
+        if self._packed is None and time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            if (found := self._find()) is not None:
+                self._use(found)
         return self._packed
 
     def fetch(self, indices: Sequence[int]) -> list[Record]:
         """Read records. See `Source.fetch`."""
         ids = np.array(checked_indices(indices, len(self)), np.int64)
+        if self.packed is None:
+            return self._fetch_source(ids)
         if not len(self._left_out):
             return self._fetch_packed(ids)
         kept = ~np.isin(ids, self._left_out)
@@ -77,6 +96,10 @@ class CachedSource:
 
     def prepare(self, indices: Sequence[int], counts: Sequence[int] | None = None) -> bool:
         """Say which records will be fetched next. See `Source`."""
+        if self.packed is None:
+            ahead = getattr(self._source, "prepare", None)
+            return ahead is not None and bool(ahead(indices, counts))
+        assert self._packed is not None
         ids = np.asarray(indices, np.int64)
         kept = ~np.isin(ids, self._left_out)
         chosen = None if counts is None else np.asarray(counts, np.int64)[kept].tolist()
@@ -89,6 +112,7 @@ class CachedSource:
         return self._source.fetch(ids.tolist())
 
     def _fetch_packed(self, ids: npt.NDArray[np.int64]) -> list[Record]:
+        assert self._packed is not None
         try:
             return self._packed.fetch(self._rows(ids).tolist())
         except SampleError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torchslip.loading import set_cache_of_paths
+from torchslip.pack._background import run_in_background
 from torchslip.pack._cached import LEASE_SECONDS, TIMEOUT_SECONDS, Plan
 from torchslip.pack._cached_source import CachedSource
 from torchslip.pack._transcode import ImageRule
@@ -83,9 +85,18 @@ class PackedCache:
             options={"image": self.image, "shard_bytes": self.shard_bytes, **self.options},
         )
         fingerprint = source.fingerprint if self.image == "keep" else f"{source.fingerprint}:{plan.recipe.fingerprint}"
-        packed = plan.run(on_error="skip", wait=True, timeout_seconds=self.timeout_seconds, progress=self.progress)
-        assert isinstance(packed, MDS)
-        return CachedSource(source, packed, fingerprint=fingerprint)
+        if self.background:
+            packed = plan.entry.find()
+            if packed is None or not plan.entry.is_shared():
+                # Who is not the first leaves it to the first: nobody waits.
+                work = functools.partial(
+                    plan.run, on_error="skip", wait=False, timeout_seconds=self.timeout_seconds, progress=False
+                )
+                run_in_background(plan.entry.path, work)
+            return CachedSource(source, packed, fingerprint=fingerprint, find=plan.entry.find)
+        done = plan.run(on_error="skip", wait=True, timeout_seconds=self.timeout_seconds, progress=self.progress)
+        assert isinstance(done, MDS)
+        return CachedSource(source, done, fingerprint=fingerprint, find=plan.entry.find)
 
 
 def _at(root: str | os.PathLike[str] | None) -> PackedCache:

@@ -115,7 +115,7 @@ class PackedEntry:
             OSError: If the remote cannot be read or written.
         """
         here = self.find() is not None
-        if here and self._is_shared():
+        if here and self.is_shared():
             return "found"
         # Only the upload may be missing, which others may be at.
         deadline = time.monotonic() + (timeout_seconds if wait and not here else 0.0)
@@ -160,7 +160,7 @@ class PackedEntry:
 
     def _obtain(self, build: Callable[[Path], object], deadline: float, show: bool) -> Outcome:
         found = self.find() is not None
-        if found and self._is_shared():
+        if found and self.is_shared():
             return "found"
         if self._url is None:
             self._build(build)
@@ -247,7 +247,8 @@ class PackedEntry:
     def _shared_name(self) -> str:
         return f"{self.name}.shared"
 
-    def _is_shared(self) -> bool:
+    def is_shared(self) -> bool:
+        """Whether it is known to be at the remote, or there is none."""
         if self._url is None:
             return True
         try:
