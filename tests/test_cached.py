@@ -220,6 +220,16 @@ def test_a_killed_builder_keeps_nobody_waiting_and_what_it_finished_is_kept(cont
             assert sum(fetched(source).values()) < RECORDS * (killed_here + 1)
 
 
+def test_the_notes_of_a_packer_that_was_killed_at_its_very_end_go(slow, tmp_path):
+    packed = ts.cached(slow, root=tmp_path / "root", shard_bytes=6000)
+    before = contents(Path(packed.root))
+    for name in (".torchslip-packing", ".torchslip-packing-00000", ".torchslip-tmp-x"):
+        (Path(packed.root) / name).write_text("{}")
+    ts.cached(slow, root=tmp_path / "root", shard_bytes=6000)
+
+    assert contents(Path(packed.root)) == before and once(slow)
+
+
 def test_what_one_machine_built_the_others_download(slow, options, tmp_path):
     first = ts.cached(slow, root=tmp_path / "a", shard_bytes=6000, **options)
     second = ts.cached(slow, root=tmp_path / "b", shard_bytes=6000, **options)

@@ -115,7 +115,7 @@ class PackedEntry:
             OSError: If the remote cannot be read or written.
         """
         here = self.find() is not None
-        if here and self.is_shared():
+        if here and self.is_shared() and not self._is_untidy():
             return "found"
         # Only the upload may be missing, which others may be at.
         deadline = time.monotonic() + (timeout_seconds if wait and not here else 0.0)
@@ -160,6 +160,8 @@ class PackedEntry:
 
     def _obtain(self, build: Callable[[Path], object], deadline: float, show: bool) -> Outcome:
         found = self.find() is not None
+        if found:
+            self._tidy()
         if found and self.is_shared():
             return "found"
         if self._url is None:
@@ -190,6 +192,13 @@ class PackedEntry:
             return "found" if found else "built"
         finally:
             lease.release()
+
+    def _is_untidy(self) -> bool:
+        """Whether a packer was killed after its index, but before it removed its notes."""
+        return (self.path / PACKING_MARKER).exists() and os.access(self.path, os.W_OK)
+
+    def _tidy(self) -> None:
+        self._here.remove(name for name in self._here.names() if name.startswith((PACKING_MARKER, TEMPORARY_PREFIX)))
 
     def _lease(self) -> Lease:
         return lease_at(open_folder(str(self._url), self._options), f"{self.name}.lock", seconds=self._lease_seconds)
@@ -222,7 +231,7 @@ class PackedEntry:
         except (FileNotFoundError, FormatError) as error:
             self._distrust(there, error)
             return False
-        self._here.remove(name for name in self._here.names() if name.startswith((PACKING_MARKER, TEMPORARY_PREFIX)))
+        self._tidy()
         _proof.info("%s", {"event": "packed_cache_download", "path": str(self.path), "url": str(there)})
         return self.find() is not None
 
