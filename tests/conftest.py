@@ -18,11 +18,12 @@ from PIL import Image, ImageDraw
 settings.register_profile("torchslip", deadline=None, derandomize=True)
 settings.load_profile("torchslip")
 
+CHILDREN = ("cache", "cached", "lease", "mds", "pack")
 # A session has one fork server, so what it imports is said before any test starts it. New processes then begin at once,
 # and a kill after some milliseconds is no kill of imports.
 if sys.platform != "win32":
     multiprocessing.set_forkserver_preload(
-        ["torchslip.pack", "torchslip.storage", "cache_children", "lease_children", "mds_children", "pack_children"]
+        [*("torchslip.pack", "torchslip.storage", "s3fs"), *(f"{name}_children" for name in CHILDREN)]
     )
 
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"

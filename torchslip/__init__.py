@@ -56,7 +56,7 @@ from torchslip.loading import (
     prometheus_text,
 )
 from torchslip.order import DistributedBatchSampler, LeaseSampler, MixedOrder, Order, Sequential, Shuffled, Subset
-from torchslip.pack import MDSWriter, Resize, merge_index, pack
+from torchslip.pack import MDSWriter, PackedCache, Resize, cached, merge_index, pack
 from torchslip.show import show_batch
 from torchslip.sources import MDS, ImageFolder, Mixture, Objects, Source, mix, open
 from torchslip.storage import NodeCache, Snapshot, resolve
@@ -97,6 +97,7 @@ __all__ = [
     "NodeCache",
     "Objects",
     "Order",
+    "PackedCache",
     "RandomResizedCrop",
     "Resize",
     "ResizeCrop",
@@ -115,6 +116,7 @@ __all__ = [
     "TorchslipError",
     "View",
     "augment",
+    "cached",
     "collate",
     "merge_index",
     "mix",

@@ -141,6 +141,50 @@ def stats(
     run_stats(Console(), path=path, image=image, processes=processes)
 
 
+_Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option", metavar="NAME=VALUE", help="For the storage, such as endpoint_url=...; may be repeated."
+    ),
+]
+
+
+@app.command()
+def sync(
+    source: Annotated[str, typer.Argument(metavar="URL", help="A dataset or any folder: a path, a URL or a link.")],
+    target: Annotated[str, typer.Argument(metavar="DIR", help="A folder or URL for the copy.")],
+    jobs: Annotated[int, typer.Option(min=1, help="How many files to copy at a time.")] = 16,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace other files that are there.")] = False,
+    storage_options: _Options = None,
+) -> None:
+    """Copy a dataset or a folder from or to a URL, checked, and completed if an earlier call was killed.
+
+    What is there already is compared, and not copied again. The index of a dataset comes last.
+    """
+    from torchslip.cli._sync import run_sync
+
+    run_sync(Console(), source=source, target=target, jobs=jobs, replace=replace, storage_options=storage_options or [])
+
+
+@app.command()
+def warm(
+    path: Annotated[str, typer.Argument(metavar="DATASET", help="A dataset: a path or URL.")],
+    cache: Annotated[
+        str | None, typer.Option(help="The folder of the cache. Default: that in the user's cache folder.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="What the cache may hold, such as 500gb.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many shards to fetch at a time.")] = 8,
+    storage_options: _Options = None,
+) -> None:
+    """Fetch the shards of a dataset into the node cache before they are needed, as far as its budget goes.
+
+    What lies on this machine is read once, so that memory has it.
+    """
+    from torchslip.cli._warm import run_warm
+
+    run_warm(Console(), path=path, cache=cache, budget=budget, jobs=jobs, storage_options=storage_options or [])
+
+
 @app.command()
 def resolve(
     link: Annotated[str, typer.Argument(help="base, base@refresh or base@sha256:HASH; the base is a folder or a URL.")],

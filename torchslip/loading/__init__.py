@@ -10,6 +10,7 @@ from torchslip.loading._machine import cpu_quota, memory_limit_bytes
 from torchslip.loading._map_dataset import ImageMapDataset, collate
 from torchslip.loading._ordered import OrderedDataset
 from torchslip.loading._prometheus import prometheus_text
+from torchslip.loading._source_cache import SourceCache, set_cache_of_paths
 from torchslip.loading._streaming import StreamingDataset
 from torchslip.loading._streams import Stream
 
@@ -27,10 +28,12 @@ __all__ = [
     "OnError",
     "OrderedDataset",
     "RuntimeConfig",
+    "SourceCache",
     "Stream",
     "StreamingDataset",
     "collate",
     "cpu_quota",
     "memory_limit_bytes",
     "prometheus_text",
+    "set_cache_of_paths",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,9 @@ from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
+from torchslip.loading._source_cache import CacheArgument, apply_cache
 from torchslip.order import Order, Sequential, Shuffled, Subset, Tail
-from torchslip.sources import Source
-from torchslip.sources import open as open_source
+from torchslip.sources import Source, source_of
 
 __all__ = ["ImageDataset", "make_order"]
 
@@ -63,6 +64,10 @@ class ImageDataset(OrderedDataset[Batch]):
             a cap on the bytes of decoded batches too; it needs `batch_size`, and `ts.DataLoader` around workers.
         constraints: Exact caps instead of those of the profile.
         profile: ``safe``, ``balanced`` or ``throughput``.
+        storage_options: For fsspec, if `source` is a URL.
+        cache: Pack the source when it is first used, and read the packed form: True, or the folder for packed datasets,
+            or a `torchslip.PackedCache` that says more. Nothing but the speed changes. One process of a machine packs,
+            here and now, and the others wait; with ``PackedCache(background=True)`` nobody does.
 
     Raises:
         FormatError: If `source` is a path that cannot be opened.
@@ -91,8 +96,10 @@ class ImageDataset(OrderedDataset[Batch]):
         max_ram_gb: float | None = None,
         constraints: Constraints | None = None,
         profile: ProfileName | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        cache: CacheArgument = None,
     ) -> None:
-        self.source: Source = open_source(source) if isinstance(source, str | os.PathLike) else source
+        self.source: Source = apply_cache(source_of(source, storage_options), cache)
         super().__init__(
             make_order(self.source, shuffle, seed, window, indices, order),
             source_fingerprint=self.source.fingerprint,

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset, default_collate
 from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import PassClock
+from torchslip.loading._source_cache import CacheArgument, apply_cache
 from torchslip.order import IndexBatch, Sequential
-from torchslip.sources import Source
-from torchslip.sources import open as open_source
+from torchslip.sources import Source, source_of
 
 __all__ = ["ImageMapDataset", "collate"]
 
@@ -43,6 +43,8 @@ class ImageMapDataset(Dataset[Batch]):
         image_field: As for `ImageDataset`.
         decoder: As for `ImageDataset`.
         max_pixels: As for `ImageDataset`.
+        storage_options: As for `ImageDataset`.
+        cache: As for `ImageDataset`.
     """
 
     def __init__(
@@ -56,8 +58,10 @@ class ImageMapDataset(Dataset[Batch]):
         image_field: str | None = None,
         decoder: str = "auto",
         max_pixels: int = MAX_PIXELS,
+        storage_options: Mapping[str, Any] | None = None,
+        cache: CacheArgument = None,
     ) -> None:
-        self.source: Source = open_source(source) if isinstance(source, str | os.PathLike) else source
+        self.source: Source = apply_cache(source_of(source, storage_options), cache)
         self._batcher = Batcher(
             self.source,
             views=Decode() if views is None else views,

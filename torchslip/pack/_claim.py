@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from torchslip.errors import FormatError
 from torchslip.sources.mds import INDEX_NAME, SIDECAR_NAME, Index
-from torchslip.storage import TEMPORARY_PREFIX, Folder
+from torchslip.storage import TEMPORARY_PREFIX, Folder, refuse_pinned
 
 __all__ = ["PACKING_MARKER", "WRITING_MARKER", "claim", "packing_note"]
 
@@ -20,24 +21,30 @@ _MARKERS = (WRITING_MARKER, PACKING_MARKER)
 _SHARD_NAME = re.compile(r"shard\.\d{5,}\.mds(\.[a-z0-9]+)?")
 
 
-def claim(folder: Folder, *, exist_ok: bool, remote: bool) -> None:
+def claim(folder: Folder, *, exist_ok: bool, remote: bool, store: str | os.PathLike[str] | None = None) -> None:
     """Make sure that no dataset is in `folder`, or remove the one that is.
 
     Removed are the index, first, then the files that it lists, and what a killed writer left. If there is anything
-    else, nothing is removed.
+    else, or if a snapshot has one of these files, nothing is removed.
 
     Args:
         folder: Where the dataset will go.
         exist_ok: Whether a dataset may be removed.
         remote: Whether the folder is only uploaded to. Then shards without an index are no obstacle: they are what an
             upload left that did not end, and are written over.
+        store: The folder or URL that keeps snapshots.
 
     Raises:
-        FileExistsError: If there is something and `exist_ok` is False, or something that is not part of a dataset.
+        FileExistsError: If there is something and `exist_ok` is False, something that is not part of a dataset, or
+            something that a snapshot has.
     """
     names = folder.names()
     unfinished = any(marker in names for marker in _MARKERS)
-    if not names or (remote and not unfinished and INDEX_NAME not in names):
+    if not names:
+        return
+    if remote and not unfinished and INDEX_NAME not in names:
+        written_over = [name for name in names if name == SIDECAR_NAME or _SHARD_NAME.fullmatch(name)]
+        refuse_pinned(folder, written_over, store=store)
         return
     if all(name.startswith(TEMPORARY_PREFIX) for name in names):  # killed at its very first file
         folder.remove(names)
@@ -59,6 +66,7 @@ def claim(folder: Folder, *, exist_ok: bool, remote: bool) -> None:
             "from it. exist_ok=True replaces what an index there lists, and nothing else: choose another folder, or "
             "empty this one yourself."
         )
+    refuse_pinned(folder, ours, store=store)
     if not unfinished:  # should this be killed, the rest must not look like the files of somebody else
         folder.write(WRITING_MARKER, b"A dataset is being replaced here.\n")
         ours.add(WRITING_MARKER)

@@ -55,10 +55,11 @@ class MDSWriter:
         retry: How often an upload that failed is tried again.
         max_workers: How many uploads run at once.
         storage_options: For the storage of the URL, as fsspec takes them.
+        store: The folder or URL that keeps snapshots, see `torchslip.resolve`. What one of them has is not replaced.
 
     Raises:
         ValueError: If an encoding, compression, hash or size is not a valid one.
-        FileExistsError: If there is something in `out`, or a dataset at `remote`.
+        FileExistsError: If there is something in `out`, a dataset at `remote`, or what a snapshot has.
     """
 
     def __init__(
@@ -76,14 +77,15 @@ class MDSWriter:
         retry: int = 2,
         max_workers: int = 8,
         storage_options: Mapping[str, Any] | None = None,
+        store: Place | None = None,
     ) -> None:
         self._builder = ShardBuilder(columns=columns, compression=compression, hashes=hashes, size_limit=size_limit)
         local, url = _places(out, remote)
         self._remote = None if url is None else open_folder(url, storage_options, retry={"attempts": retry + 1})
         if local is not None:
-            claim(LocalFolder(local), exist_ok=exist_ok, remote=False)
+            claim(LocalFolder(local), exist_ok=exist_ok, remote=False, store=store)
         if self._remote is not None:
-            claim(self._remote, exist_ok=exist_ok, remote=True)
+            claim(self._remote, exist_ok=exist_ok, remote=True, store=store)
         self._made_folder = local is None or not local.exists()
         self._local = LocalFolder(local if local is not None else Path(tempfile.mkdtemp(prefix="torchslip-")))
         self._local.write(WRITING_MARKER, b"A dataset is being written here; without an index it is not complete.\n")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torchslip.errors import FormatError
 from torchslip.sources.mds import INDEX_NAME, Index, index_text
-from torchslip.storage import open_folder
+from torchslip.storage import open_folder, refuse_pinned
 
 __all__ = ["merge_index"]
 
@@ -23,6 +23,7 @@ def merge_index(
     *,
     exist_ok: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write the index of a dataset whose shards lie in sub-folders, one per writer.
 
@@ -37,6 +38,7 @@ def merge_index(
         out: With a list, the folder for the merged index; all parts must lie below it.
         exist_ok: Replace an index that is in the folder.
         storage_options: For URLs, as fsspec takes them.
+        store: The folder or URL that keeps snapshots, see `torchslip.resolve`. What one of them has is not replaced.
 
     Raises:
         FileNotFoundError: If there is no part.
@@ -59,6 +61,8 @@ def merge_index(
         raise FileNotFoundError(f"There is no {INDEX_NAME} in the sub-folders of {out}.")
     if not exist_ok and INDEX_NAME in folder.names():
         raise FileExistsError(f"There is already an {INDEX_NAME} in {out}; pass exist_ok=True to replace it.")
+    if INDEX_NAME in folder.names():
+        refuse_pinned(folder, [INDEX_NAME], store=store)
     shards: list[dict[str, Any]] = []
     columns: object = None
     for name in names:

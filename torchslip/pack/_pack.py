@@ -77,6 +77,8 @@ def pack(
     exist_ok: bool = False,
     progress: bool = False,
     storage_options: Mapping[str, Any] | None = None,
+    source_storage_options: Mapping[str, Any] | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Packed:
     """Write any source as an MDS dataset, which this package and mosaicml-streaming read.
 
@@ -116,18 +118,25 @@ def pack(
             and leaves what is finished to be resumed; ``skip`` leaves it out and lists it in the result.
         exist_ok: Replace another dataset that is in `out`: removes what its index lists.
         progress: Show a progress bar on a terminal.
-        storage_options: For the storage of the URL, as fsspec takes them.
+        storage_options: For the storage of `out`, as fsspec takes them.
+        source_storage_options: For that of `source`, if it is a URL.
+        store: The folder or URL that keeps snapshots, see `torchslip.resolve`. What one of them has is not replaced.
 
     Raises:
         FormatError: If `source` is not a dataset, or has no labels and must have some.
-        FileExistsError: If another dataset is in `out`, finished or not, or anything else.
+        FileExistsError: If another dataset is in `out`, finished or not, or anything else, or what a snapshot has.
         SampleError: If a record cannot be read or decoded.
         ValueError: If an option is not a valid one.
         MissingDependencyError: If ``jpeg-indexed`` is asked for and the kernel is not there.
     """
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}; got {on_error!r}.")
-    opened = open_source(source, label_mode=label_mode, require_labels=require_labels)
+    opened = open_source(
+        source,
+        label_mode=label_mode,
+        require_labels=require_labels,
+        storage_options=source_storage_options,
+    )
     recipe = make_recipe(
         opened,
         image=image,
@@ -145,7 +154,7 @@ def pack(
     if (found := _find_packed(folder, recipe)) is not None:
         journal.clear()
         return found
-    finished = _prepare(folder, journal, recipe, resume=resume, exist_ok=exist_ok)
+    finished = _prepare(folder, journal, recipe, resume=resume, exist_ok=exist_ok, store=store)
     packer = _Packer(opened, recipe, folder, journal, finished)
     try:
         packer.run(executor, on_error, progress)
@@ -185,7 +194,15 @@ def _find_packed(folder: Folder, recipe: Recipe) -> Packed | None:
     return Packed(str(folder), sidecar.samples, len(index), size, sidecar.skipped, sidecar.samples)
 
 
-def _prepare(folder: Folder, journal: Journal, recipe: Recipe, *, resume: bool, exist_ok: bool) -> list[ShardNote]:
+def _prepare(
+    folder: Folder,
+    journal: Journal,
+    recipe: Recipe,
+    *,
+    resume: bool,
+    exist_ok: bool,
+    store: str | os.PathLike[str] | None,
+) -> list[ShardNote]:
     """Make sure that the folder is ours; returns what is finished in it."""
     found = None if INDEX_NAME in folder.names() else journal.found_fingerprint()
     if found == recipe.fingerprint and resume:
@@ -196,7 +213,7 @@ def _prepare(folder: Folder, journal: Journal, recipe: Recipe, *, resume: bool, 
             "finish it, choose another folder, or pass exist_ok=True (--replace) to begin anew."
         )
     try:
-        claim(folder, exist_ok=exist_ok or found is not None, remote=not isinstance(folder, LocalFolder))
+        claim(folder, exist_ok=exist_ok or found is not None, remote=not isinstance(folder, LocalFolder), store=store)
     except FileExistsError as error:
         if INDEX_NAME not in folder.names() or exist_ok:
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import rich.progress
@@ -20,10 +20,13 @@ class Progress:
         total: How many steps there are.
         shown: Whether it is wanted.
         done: How many steps were done before.
+        unit: Whether the steps are bytes, which come with their rate.
     """
 
-    def __init__(self, what: str, total: int, *, shown: bool, done: int = 0) -> None:
-        self._bar = _make_bar() if shown else None
+    def __init__(
+        self, what: str, total: int, *, shown: bool, done: int = 0, unit: Literal["steps", "bytes"] = "steps"
+    ) -> None:
+        self._bar = _make_bar(unit) if shown else None
         if self._bar is not None:
             self._task = self._bar.add_task(what, total=total, completed=done)
 
@@ -44,12 +47,21 @@ class Progress:
             self._bar.stop()
 
 
-def _make_bar() -> rich.progress.Progress | None:
+def _make_bar(unit: str) -> rich.progress.Progress | None:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     console = Console(stderr=True)
     if not console.is_terminal:
         return None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    counts = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
     return Progress(*columns, console=console)

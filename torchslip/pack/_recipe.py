@@ -25,6 +25,7 @@ from torchslip.sources import (
     Source,
     image_fields,
     open,
+    source_of,
 )
 from torchslip.sources.mds import checked_hashes, parse_compression
 
@@ -163,8 +164,14 @@ def _encoding(kind: FieldKind, given: str | None, image: ImageRule) -> str:
     return "jpeg"
 
 
-def open_source(source: Source | str | os.PathLike[str], *, label_mode: LabelMode, require_labels: bool) -> Source:
-    """The source that is packed. See `pack`.
+def open_source(
+    source: Source | str | os.PathLike[str],
+    *,
+    label_mode: LabelMode,
+    require_labels: bool,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Source:
+    """The source that is packed. See `pack`; `storage_options` are those of the source.
 
     Raises:
         FormatError: If it is not a dataset, or has no labels and must have some.
@@ -174,7 +181,10 @@ def open_source(source: Source | str | os.PathLike[str], *, label_mode: LabelMod
         raise ValueError(f"label_mode must be one of {', '.join(get_args(LabelMode))}; got {label_mode!r}.")
     if require_labels and label_mode == "none":
         raise ValueError("require_labels=True contradicts label_mode='none'.")
-    opened = source if isinstance(source, Source) else _open(source, label_mode)
+    if isinstance(source, str | os.PathLike) and label_mode != "auto":
+        opened = _open(source, label_mode, storage_options)
+    else:
+        opened = source_of(source, storage_options)
     if isinstance(opened, ImageFolder) and not isinstance(source, Source) and require_labels:
         _refuse_pictures_without_class(opened)
     if require_labels and "label" not in opened.schema:
@@ -185,16 +195,14 @@ def open_source(source: Source | str | os.PathLike[str], *, label_mode: LabelMod
     return opened
 
 
-def _open(path: str | os.PathLike[str], label_mode: LabelMode) -> Source:
-    if label_mode == "auto":
-        return open(path)
+def _open(path: str | os.PathLike[str], label_mode: LabelMode, storage_options: Mapping[str, Any] | None) -> Source:
     text = os.path.expanduser(os.fspath(path))  # noqa: PTH111  (Path drops one "/" of "s3://")
-    form = next((each for each in FORMATS.values() if each.refuse(text, None) is None), None)
+    form = next((each for each in FORMATS.values() if each.refuse(text, storage_options) is None), None)
     if form is not None and form.open in (ImageFolder, Objects):
-        return open(path, format=form.name, label_mode=label_mode)
+        return open(path, format=form.name, label_mode=label_mode, storage_options=storage_options)
     if label_mode == "imagefolder":
         raise ValueError(f"label_mode='imagefolder' is for folders of pictures, but {text!r} is none.")
-    return open(path)
+    return open(path, storage_options=storage_options)
 
 
 def _refuse_pictures_without_class(folder: ImageFolder) -> None:

@@ -5,7 +5,7 @@ from torchslip.sources._field_index import FieldIndex, FieldIndexBuilder, index_
 from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
 from torchslip.sources._mixture import Mixture, mix
 from torchslip.sources._objects import ObjectKind, Objects
-from torchslip.sources._open import FORMATS, Format, open
+from torchslip.sources._open import FORMATS, Format, open, source_of
 from torchslip.sources._source import FieldKind, Record, Schema, Source, checked_indices, image_fields, locate
 from torchslip.sources.mds import MDS
 
@@ -32,4 +32,5 @@ __all__ = [
     "locate",
     "mix",
     "open",
+    "source_of",
 ]

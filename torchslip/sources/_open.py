@@ -15,7 +15,7 @@ from torchslip.sources._source import Source
 from torchslip.sources.mds import INDEX_NAME, MDS
 from torchslip.storage import has_state, is_remote, open_folder
 
-__all__ = ["FORMATS", "Format", "open"]
+__all__ = ["FORMATS", "Format", "open", "source_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def open(
         path: Where it lies: a path, a URL that fsspec knows, or a dataset link, see `torchslip.resolve`. Pictures at a
             URL are listed once, and from then on what the snapshot says is read, until ``path@refresh`` is opened.
         format: Its name, to skip the detection: one of `FORMATS`.
-        storage_options: For fsspec, of URLs.
+        storage_options: For fsspec, of URLs; a folder of pictures on this machine needs none.
         **options: Passed to the format, such as ``label_mode="none"`` to `ImageFolder`.
 
     Raises:
@@ -95,16 +95,36 @@ def open(
     text = os.path.expanduser(os.fspath(path))  # noqa: PTH111  (Path drops one "/" of "s3://")
     if "://" in text and not is_remote(text):
         text = text.partition("://")[2]
-    if storage_options is not None:
-        options["storage_options"] = storage_options
     if format is not None:
         if format not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, or None to detect it; got {format!r}.")
-        return FORMATS[format].open(text, **options)
+        return _open(FORMATS[format], text, storage_options, options)
     tried = []
     for each in FORMATS.values():
         reason = each.refuse(text, storage_options)
         if reason is None:
-            return each.open(text, **options)
+            return _open(each, text, storage_options, options)
         tried.append(f"{each.name}: {reason}")
     raise FormatError(f"{text!r} is not a dataset that torchslip knows. Tried:\n  " + "\n  ".join(tried))
+
+
+def _open(form: Format, text: str, storage_options: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Source:
+    if storage_options is not None and form.open is not ImageFolder:
+        options = {**options, "storage_options": storage_options}
+    return form.open(text, **options)
+
+
+def source_of(source: str | os.PathLike[str] | Source, storage_options: Mapping[str, Any] | None = None) -> Source:
+    """What an argument means that is a path or a source.
+
+    Raises:
+        FormatError: If it is a path that cannot be opened.
+        ValueError: If there are `storage_options` for a source, which has its own.
+    """
+    if isinstance(source, str | os.PathLike):
+        return open(source, storage_options=storage_options)
+    if storage_options is not None:
+        raise ValueError(
+            f"The storage options are for a path or URL that is opened here; {source!r} was opened with its own."
+        )
+    return source

@@ -3,7 +3,10 @@
 from torchslip.storage._cache import Entry, NodeCache
 from torchslip.storage._cache_file import Held
 from torchslip.storage._folder import TEMPORARY_PREFIX, Folder, LocalFolder, is_remote, open_folder
+from torchslip.storage._lease import Lease, lease_at
 from torchslip.storage._link import Link, has_state, parse_link
+from torchslip.storage._lock import locked, locked_folder
+from torchslip.storage._pinned import refuse_pinned
 from torchslip.storage._resolve import resolve
 from torchslip.storage._retry import Retry
 from torchslip.storage._selection import LabelMode
@@ -18,6 +21,7 @@ __all__ = [
     "Folder",
     "Held",
     "LabelMode",
+    "Lease",
     "Link",
     "LocalFolder",
     "NodeCache",
@@ -25,8 +29,12 @@ __all__ = [
     "Snapshot",
     "has_state",
     "is_remote",
+    "lease_at",
+    "locked",
+    "locked_folder",
     "open_folder",
     "parse_bytes",
     "parse_link",
+    "refuse_pinned",
     "resolve",
 ]

@@ -154,6 +154,19 @@ class NodeCache:
         """
         check_marker(self.root)
 
+    def capacity_bytes(self) -> int:
+        """The most that the folder can hold for entries, now. Makes it, if it is not there yet.
+
+        Raises:
+            FormatError: If it has files, but is no cache.
+            OSError: If it cannot be made.
+        """
+        if self.budget_bytes is not None:
+            return self.budget_bytes - len(MARKER_TEXT)
+        self.claim()
+        with self._locked():
+            return Room(self.root, None).capacity_bytes - len(MARKER_TEXT)
+
     def prefetch(self, entry: Entry, fetch: Fetch, *, check: Check | None = None, next_use: int = 0) -> Prefetched:
         """Fetch an entry that will be needed, if there is room and nobody does; never waits for another process.
 

@@ -93,6 +93,11 @@ class Room:
             budget_bytes = self.used_bytes + disk.free - min(disk.total // _FREE_SHARE, _MAX_FREE_BYTES)
         self._free_bytes = budget_bytes - self.used_bytes
 
+    @property
+    def capacity_bytes(self) -> int:
+        """What the folder can hold at most."""
+        return self.used_bytes + self._free_bytes
+
     def make(self, size_bytes: int, *, next_use: int, own_plan: Sequence[str]) -> bool:
         """Remove what is needed last, until `size_bytes` are free; nothing if that is not possible.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["hold_exclusively", "locked", "release", "share", "try_lock"]
+__all__ = ["hold_exclusively", "locked", "locked_folder", "release", "share", "try_lock"]
 
 _POLL_SECONDS = (0.001, 0.02)
 _exclusive: set[int] = set()
@@ -78,6 +78,29 @@ def locked(path: Path, *, seconds: float) -> Iterator[None]:
                 raise TimeoutError(f"Others have held the lock for {seconds:.0f} s: {path}")
             time.sleep(pause)
             pause = min(2 * pause, _POLL_SECONDS[1])
+        yield
+    finally:
+        release(descriptor)
+
+
+@contextlib.contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Hold the exclusive lock of a folder itself, which needs no file; a file system without locks has none.
+
+    Raises:
+        TimeoutError: If another process has it; nobody waits.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            alone = hold_exclusively(descriptor)
+        except OSError:
+            alone = True
+        if not alone:
+            raise TimeoutError(f"Another process writes into {path}. Wait for it to end, and try again.")
         yield
     finally:
         release(descriptor)

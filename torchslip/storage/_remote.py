@@ -35,7 +35,8 @@ class RemoteFolder:
     def __init__(self, url: str, options: Mapping[str, Any], retry: Retry) -> None:
         scheme, _, path = url.partition("://")
         self.url = f"{scheme}://{path.rstrip('/')}"
-        self._options = dict(options)
+        self.options = dict(options)
+        """For fsspec; they may hold a password."""
         self._retry = retry
         self._made: tuple[int, FsspecClient] | None = None
 
@@ -141,7 +142,7 @@ class RemoteFolder:
         made = self._made
         if made is None or made[0] != os.getpid():
             kind = S3Client if self.url.startswith(tuple(f"{scheme}://" for scheme in S3_SCHEMES)) else FsspecClient
-            self._made = made = os.getpid(), kind(self.url, self._options)
+            self._made = made = os.getpid(), kind(self.url, self.options)
         return made[1]
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ from torchslip.storage._lease import Lease, lease_at
 from torchslip.storage._manifest import file_hash
 
 __all__ = ["Pointer", "SnapshotStore", "default_store", "place_of"]
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,10 @@ class SnapshotStore:
     def pins(self, digest: str, place: str) -> Path | None:
         """The file of the pins of a snapshot at a place, if it was taken there."""
         return self._fetch(f"pins/{place}", digest, None)
+
+    def taken_at(self, place: str) -> list[str]:
+        """The hashes of the snapshots that were taken at a place."""
+        return [name for name in self._folder(f"pins/{place}").names() if _HASH.fullmatch(name)]
 
     def _fetch(self, folder: str, name: str, expected: str | None) -> Path | None:
         path = self._local / folder / name

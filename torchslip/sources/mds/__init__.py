@@ -9,6 +9,7 @@ from torchslip.sources.mds._index import INDEX_NAME, Index, ShardInfo, index_tex
 from torchslip.sources.mds._layout import FileInfo, Layout
 from torchslip.sources.mds._sidecar import SIDECAR_NAME, Sidecar
 from torchslip.sources.mds._source import MDS
+from torchslip.sources.mds._warm import ShardFile, shard_files
 
 __all__ = [
     "COMPRESSIONS",
@@ -23,6 +24,7 @@ __all__ = [
     "FileInfo",
     "Index",
     "Layout",
+    "ShardFile",
     "ShardInfo",
     "Sidecar",
     "check_shard",
@@ -32,4 +34,5 @@ __all__ = [
     "index_text",
     "parse_compression",
     "parse_encoding",
+    "shard_files",
 ]
