@@ -90,11 +90,28 @@ def _torchvision_status() -> Backend:
     return Backend("torchvision", True)
 
 
+def _dali() -> Decoder:
+    from torchslip.decode._dali import DaliDecoder
+
+    return DaliDecoder()
+
+
+def _dali_status() -> Backend:
+    from torchslip.decode._dali_graph import why_no_dali
+
+    reason = why_no_dali()
+    return Backend("dali", not reason, reason, ("region", "device"))
+
+
 BACKENDS: dict[str, tuple[Callable[[], Decoder], Callable[[], Backend]]] = {
     "turbo": (_turbo, _turbo_status),
     "torchvision": (_torchvision, _torchvision_status),
+    "dali": (_dali, _dali_status),
 }
-"""Name to (how to make the decoder, how to tell whether it can be used), best first."""
+"""Name to (how to make the decoder, how to tell whether it can be used).
+
+``auto`` takes the first that can be used; as torchvision always can, those behind it are used by name only.
+"""
 
 
 def backends() -> list[Backend]:

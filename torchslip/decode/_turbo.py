@@ -92,7 +92,7 @@ class TurboDecoder:
         failures = TorchvisionDecoder().decode(
             [images[row] for row in rows],
             [headers[row] for row in rows],
-            [_rows_of(place, rows) for place in placements],
+            [place.rows(rows) for place in placements],
             [[view[row] for row in rows] for view in outputs],
         )
         return {rows[index]: error for index, error in failures.items()}
@@ -157,10 +157,6 @@ def _chosen_passes() -> int:
     if name not in _PASSES:
         raise ValueError(f"TORCHSLIP_TURBO_PASSES must be one of {', '.join(_PASSES)}; got {name!r}.")
     return _PASSES[name]
-
-
-def _rows_of(place: Placement, rows: list[int]) -> Placement:
-    return Placement(place.box[rows], place.resized[rows], place.window[rows], place.size[rows])
 
 
 def why_no_kernel() -> str:
