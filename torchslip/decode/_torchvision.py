@@ -12,7 +12,7 @@ import torch
 from torchslip.decode._header import Header
 from torchslip.decode._view import Placement
 
-__all__ = ["TorchvisionDecoder"]
+__all__ = ["TorchvisionDecoder", "jpeg_operator", "show_window"]
 
 # The kernel below `torchvision.transforms.v2.functional.resize(..., antialias=True)` on uint8. Called directly, it
 # writes into the batch; through v2 it costs twice as much (0.36 against 0.17 ms for a crop to 224, 2026-11).
@@ -103,10 +103,10 @@ def _write(pixels: torch.Tensor, geometry: list[int], output: torch.Tensor) -> N
     if window_top == window_left == 0 and box.shape == output.shape:
         output.copy_(box)
         return
-    _show(box, window_top, window_left, output)
+    show_window(box, window_top, window_left, output)
 
 
-def _show(box: torch.Tensor, top: int, left: int, output: torch.Tensor) -> None:
+def show_window(box: torch.Tensor, top: int, left: int, output: torch.Tensor) -> None:
     """Copy the window of `box` that begins at (`top`, `left`), with a black border where it lies outside."""
     height, width = output.shape[1:]
     inside = box[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
