@@ -120,7 +120,7 @@ class DaliCudaDecoder(_CudaDecoder):
 
 
 class TorchvisionCudaDecoder(_CudaDecoder):
-    """Decodes whole pictures by torchvision's batched operator, then crops and resizes by torch. See `DeviceDecoder`."""
+    """Decodes whole pictures by torchvision, then crops and resizes by torch. See `DeviceDecoder`."""
 
     name = "torchvision"
 
@@ -152,7 +152,8 @@ def _write(pixels: torch.Tensor, place: Placement, row: int, output: torch.Tenso
         # There is no kernel for uint8 on a GPU; torch converts to uint8 without rounding.
         floating = F.interpolate(box[None].float(), size=resized, mode="bilinear", antialias=True)
         box = floating[0].round_().clamp_(0, 255).to(torch.uint8)
-    show_window(box, *place.window[row].tolist(), output)
+    window_top, window_left = place.window[row].tolist()
+    show_window(box, window_top, window_left, output)
 
 
 _graphs = GraphCache()

@@ -1,9 +1,10 @@
 """The graph of operators that DALI runs for a batch: decode a region, cut out boxes, resize them, show windows.
 
-DALI's antialiased filter is torchvision's, except where it reaches beyond the edge of the picture: DALI counts the edge
-pixel again for what lies outside, torchvision leaves that out and gives the rest more weight. So a box is resized with a
-border of zeros, which adds nothing, and `restore_edges` divides what lost weight by what is left: only the outermost row
-and column of a picture that shrinks. On 14 photographs the largest difference falls from 21 levels to 2 (2026-11).
+DALI's antialiased filter is torchvision's, except where it reaches beyond the edge of the picture: DALI counts the
+edge pixel again for what lies outside, torchvision leaves that out and gives the rest more weight. So a box is resized
+with a border of zeros, which adds nothing, and `restore_edges` divides what lost weight by what is left: only the
+outermost row and column of a picture that shrinks. On 14 photographs the largest difference falls from 21 levels to 2
+(2026-11).
 """
 
 from __future__ import annotations
@@ -143,7 +144,11 @@ class Graph:
             border = np.where(scale > 1, np.ceil(scale).astype(np.int64) + 1, 0)
             if stages.resize:
                 fed |= {f"bordered{view}_start": -border, f"bordered{view}_shape": shape + 2 * border}
-                lengths = {f"resized{view}": place.resized, f"roi{view}_start": border, f"roi{view}_end": border + shape}
+                lengths = {
+                    f"resized{view}": place.resized,
+                    f"roi{view}_start": border,
+                    f"roi{view}_end": border + shape,
+                }
                 fed |= {name: values.astype(np.float32) for name, values in lengths.items()}
             if stages.window:
                 fed |= {f"window{view}_start": place.window, f"window{view}_shape": place.size}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,7 @@ class EncodedPictures:
     @property
     def images(self) -> list[torch.Tensor]:
         """Each picture, uint8 ``[bytes]``: views of the payload."""
-        ends = self.offsets.tolist()
-        return [self.payload[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
+        return [self.payload[begin:end] for begin, end in itertools.pairwise(self.offsets.tolist())]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
