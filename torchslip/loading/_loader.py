@@ -101,7 +101,7 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                     "torch.utils.data.DataLoader(dataset, batch_size=N) for single samples."
                 )
             kwargs["batch_size"] = None
-            if isinstance(dataset, ImageDataset) and dataset.budget is not None:
+            if isinstance(dataset, ImageDataset) and dataset.budget is not None and decode == "workers":
                 kwargs |= _prefetch(dataset, dataset.budget, kwargs)
         elif isinstance(dataset, StreamingDataset):
             args, kwargs = _with_one_batch_size(dataset, args, kwargs)
