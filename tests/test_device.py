@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import shutil
+import subprocess
+import sys
 import weakref
 from collections import namedtuple
 from itertools import islice
@@ -310,6 +313,21 @@ def test_arguments_that_exclude_each_other_say_what_to_do(picture_folder):
 def test_a_gpu_that_is_not_there_is_an_error_at_once(picture_folder):
     with pytest.raises(RuntimeError, match=r"needs a GPU .* it sees 0"):
         ts.DataLoader(images(picture_folder), device="cuda")
+
+
+def test_the_benchmark_runs_where_there_is_no_gpu(picture_folder, tmp_path):
+    script, out = Path(__file__).parents[1] / "benchmarks/device.py", tmp_path / "out.json"
+    command = [sys.executable, script, "--device", "cpu", "--quick", "--data", picture_folder, "--out", out]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    result = json.loads(out.read_text())
+
+    assert {each["contender"] for each in result["correctness"] if each["right"]} >= {
+        "copy",
+        "device",
+        "decode-torchvision",
+    }
+    assert all(row["images_per_s"]["median"] > 0 for row in result["summary"])
+    assert set(result["left_out"]) == (set() if DALI else {"decode-dali"})
 
 
 # What follows needs a GPU.
