@@ -51,17 +51,35 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
         make_decoder("dali")
 
 
+VIEWS = [ts.RandomResizedCrop(24), ts.ResizeCrop(32, (64, 48)), ts.ResizeCrop((9, 1), (12, 1)), ts.CenterCrop(260)]
+
+
 @needs_dali
-@pytest.mark.parametrize(
-    "view", [ts.RandomResizedCrop(24), ts.ResizeCrop(32, (64, 48)), ts.ResizeCrop((9, 1), (12, 1))]
-)
-def test_the_edges_of_a_picture_that_shrinks_have_the_weight_of_torchvision(view):
+@pytest.mark.parametrize("view", VIEWS, ids=repr)
+def test_it_gives_the_bytes_of_torchvision(view):
     images = [jpeg(seed, 300, 200) for seed in range(8)]
     ours, failures = decode(images, view)
 
     assert not failures
-    for mine, theirs in zip(ours, decode(images, view, decoder="torchvision")[0], strict=True):
-        assert (mine.int() - theirs.int()).abs().max() <= 2
+    assert all(torch.equal(a, b) for a, b in zip(ours, decode(images, view, decoder="torchvision")[0], strict=True))
+
+
+@needs_dali
+def test_resampling_by_dali_as_on_a_gpu_is_that_of_torchvision():
+    from torchslip.decode._dali_graph import Graph, Stages, restore_edges
+
+    images = [jpeg(seed, 200 + 30 * seed, 300) for seed in range(8)]
+    sizes = np.array([(header.height, header.width) for header in map(read_header, images)])
+    places = [view.place(sizes, Draws(np.arange(8), seed=0, view="image", epoch=0)) for view in VIEWS]
+    stages = [Stages.of(place) for place in places]
+    pictures = Graph(stages, capacity=8, threads=1).run([np.frombuffer(image, np.uint8) for image in images], places)
+
+    for view, place, stage, ours in zip(VIEWS, places, stages, pictures, strict=True):
+        stack = torch.stack([torch.from_numpy(np.array(ours.at(row))) for row in range(8)])
+        restore_edges(stack, place, np.arange(8))
+        assert stage.resize == (view is not VIEWS[-1])
+        for mine, theirs in zip(stack.permute(0, 3, 1, 2), decode(images, view, decoder="torchvision")[0], strict=True):
+            assert (mine.int() - theirs.int()).abs().max() <= 2
 
 
 @needs_dali

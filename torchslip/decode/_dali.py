@@ -1,8 +1,11 @@
 """The DALI decoder: JPEG by NVIDIA's library, on the CPU.
 
-A graph of operators is built when the first batch comes, in each process and thread; see `Graph`. What DALI does not
-decode as Pillow does (other formats, four colour components) and damaged files go through `TorchvisionDecoder`, so that
-all decoders accept the same files.
+DALI decodes the region that the views of a picture need, to the same levels as torchvision does, and torch resizes it:
+with DALI's own resampling this took twice the time (450 against 850 crops to 224 per second and core, 2026-11). A graph
+of operators is built when the first batch comes, in each process and thread; see `Graph`.
+
+What DALI does not decode as Pillow does (other formats, four colour components) and damaged files go through
+`TorchvisionDecoder`, so that all decoders accept the same files.
 """
 
 from __future__ import annotations
@@ -17,20 +20,21 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
-from torchslip.decode._dali_graph import Graph, Stages, restore_edges, why_no_dali
+from torchslip.decode._dali_graph import Graph, Stages, region_of, why_no_dali
 from torchslip.decode._header import Header
-from torchslip.decode._torchvision import TorchvisionDecoder
+from torchslip.decode._torchvision import TorchvisionDecoder, write_view
 from torchslip.decode._view import Placement
 
 __all__ = ["DaliDecoder", "GraphCache", "refused_rows", "takes"]
 
 _MOST_GRAPHS = 8
+_ONLY_DECODE = Stages(resize=False, window=False)
 
 
 class DaliDecoder:
     """Decodes the region that the views need, by DALI on the CPU. See `Decoder`.
 
-    Needs the extra ``dali``. On photographs the largest difference to torchvision is 2 levels, the mean below 0.2.
+    Needs the extra ``dali``. Gives the bytes of `TorchvisionDecoder`.
 
     Args:
         threads: Threads of each graph. Default: one in worker processes of a DataLoader, else as many as torch uses.
@@ -58,18 +62,17 @@ class DaliDecoder:
         """See `Decoder.decode`."""
         arrays = [np.frombuffer(image, np.uint8) for image in images]
         taken = [row for row, each in enumerate(headers) if takes(each)]
+        geometries = [np.concatenate((place.box, place.resized, place.window), axis=1).tolist() for place in placements]
         threads = self._threads or (1 if get_worker_info() is not None else torch.get_num_threads())
 
         def run(rows: list[int]) -> None:
-            parts = [place.rows(rows) for place in placements]
-            stages = [Stages.of(part) for part in parts]
-            lists = _graphs.run(stages, [arrays[row] for row in rows], parts, threads=threads)
-            for part, stage, pictures, view in zip(parts, stages, lists, outputs, strict=True):
-                for index, row in enumerate(rows):
-                    pixels = torch.from_numpy(np.array(pictures.at(index)))
-                    if stage.resize:
-                        restore_edges(pixels[None], part, np.array([index]))
-                    view[row].copy_(pixels.permute(2, 0, 1))
+            region = region_of([place.rows(rows) for place in placements])
+            (pictures,) = _graphs.run([_ONLY_DECODE], [arrays[row] for row in rows], [region], threads=threads)
+            for index, row in enumerate(rows):
+                pixels = torch.from_numpy(np.asarray(pictures.at(index))).permute(2, 0, 1)
+                top, left = region.box[index, :2].tolist()
+                for geometry, view in zip(geometries, outputs, strict=True):
+                    write_view(pixels, [geometry[row][0] - top, geometry[row][1] - left, *geometry[row][2:]], view[row])
 
         refused = sorted((set(range(len(images))) - set(taken)) | set(refused_rows(run, taken)))
         if not refused:

@@ -1,4 +1,4 @@
-"""The graph of operators that DALI runs for a batch: decode a region, cut out boxes, resize them, show windows.
+"""The graph of operators that DALI runs for a batch: decode a region; on a GPU also resize boxes and show windows.
 
 DALI's antialiased filter is torchvision's, except where it reaches beyond the edge of the picture: DALI counts the
 edge pixel again for what lies outside, torchvision leaves that out and gives the rest more weight. So a box is resized
@@ -19,7 +19,7 @@ import torch
 
 from torchslip.decode._view import Placement
 
-__all__ = ["Graph", "Stages", "restore_edges", "why_no_dali"]
+__all__ = ["Graph", "Stages", "region_of", "restore_edges", "why_no_dali"]
 
 _Ints = npt.NDArray[np.int64]
 _INSTALL = "pip install 'torchslip[dali]'"
@@ -135,8 +135,9 @@ class Graph:
         return outputs
 
     def _numbers(self, placements: Sequence[Placement]) -> Mapping[str, npt.NDArray[Any]]:
-        start, end = _union(placements)
-        fed: dict[str, npt.NDArray[Any]] = {"region_start": start, "region_shape": end - start}
+        region = region_of(placements).box
+        start = region[:, :2]
+        fed: dict[str, npt.NDArray[Any]] = {"region_start": start, "region_shape": region[:, 2:]}
         for view, (place, stages) in enumerate(zip(placements, self._stages, strict=True)):
             shape = place.box[:, 2:]
             fed |= {f"box{view}_start": place.box[:, :2] - start, f"box{view}_shape": shape}
@@ -159,11 +160,11 @@ class Graph:
         }
 
 
-def _union(placements: Sequence[Placement]) -> tuple[_Ints, _Ints]:
-    """The smallest region of each picture that has all its boxes: first row and column, and those behind the last."""
-    starts = np.stack([place.box[:, :2] for place in placements])
-    ends = np.stack([place.box[:, :2] + place.box[:, 2:] for place in placements])
-    return starts.min(axis=0), ends.max(axis=0)
+def region_of(placements: Sequence[Placement]) -> Placement:
+    """The smallest region of each picture that has all its boxes, as it is."""
+    start = np.min([place.box[:, :2] for place in placements], axis=0)
+    size = np.max([place.box[:, :2] + place.box[:, 2:] for place in placements], axis=0) - start
+    return Placement.of_crops(np.concatenate((start, size), axis=1), size)
 
 
 def restore_edges(pictures: torch.Tensor, place: Placement, rows: npt.NDArray[np.intp]) -> None:
