@@ -283,6 +283,25 @@ def test_a_staging_buffer_is_written_again_only_when_its_copy_is_done():
     assert ring.take(9).numel() >= 9 and events[1].asked == 6
 
 
+def test_staged_copies_keep_values_types_and_strides_and_share_one_buffer():
+    ring = StagingRing(allocate=lambda count: torch.zeros(count, dtype=torch.uint8))
+    tensors = [
+        torch.rand(2, 5, 4, 3).permute(0, 3, 1, 2),
+        torch.tensor(True),
+        torch.empty(0, 7),
+        torch.arange(3.0).double().expand(4, 3),
+        torch.arange(10)[::2],
+        torch.arange(7, dtype=torch.uint8),
+    ]
+    staged = ring.stage([*tensors, tensors[0], torch.rand(3, device="meta")])
+
+    assert len(staged) == len(tensors)
+    assert len({each.untyped_storage().data_ptr() for each in staged.values()}) == 1
+    for each in tensors:
+        copy = staged[id(each)]
+        assert torch.equal(copy, each) and copy.stride() == torch.empty_like(each).stride()
+
+
 def test_a_copy_that_never_ends_is_an_error_with_a_deadline():
     ring = StagingRing(allocate=lambda count: torch.zeros(count, dtype=torch.uint8), slots=1, deadline_seconds=0.05)
     ring.take(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,15 +95,15 @@ class DaliCudaDecoder(_CudaDecoder):
         lists = _graphs.run(stages, arrays, parts, threads=_DALI_THREADS, device_id=index)
         stream = torch.cuda.current_stream(self._device)
 
-        def pixels_of(pictures: object, shape: Sequence[int]) -> torch.Tensor:
-            pixels = torch.empty(tuple(shape), dtype=torch.uint8, device=self._device)
-            feed_ndarray(pictures, pixels, cuda_stream=stream)
+        def pixels_of(picture: Any, *shape: int) -> torch.Tensor:
+            pixels = torch.empty(shape, dtype=torch.uint8, device=self._device)
+            feed_ndarray(picture, pixels, cuda_stream=stream)
             return pixels
 
         for part, stage, pictures, view in zip(parts, stages, lists, outputs, strict=True):
-            if isinstance(view, torch.Tensor):
+            if isinstance(view, torch.Tensor) and pictures.is_dense_tensor():
                 height, width = part.size[0].tolist()
-                stack = pixels_of(pictures.as_tensor(), (len(rows), height, width, 3))
+                stack = pixels_of(pictures.as_tensor(), len(rows), height, width, 3)
                 if stage.resize:
                     restore_edges(stack, part, np.arange(len(rows)))
                 if len(rows) == len(view):
@@ -111,7 +112,8 @@ class DaliCudaDecoder(_CudaDecoder):
                     view[torch.tensor(rows, device=self._device)] = stack.permute(0, 3, 1, 2)
                 continue
             for number, row in enumerate(rows):
-                pixels = pixels_of(pictures[number], (*part.size[number].tolist(), 3))
+                height, width = part.size[number].tolist()
+                pixels = pixels_of(pictures[number], height, width, 3)
                 if stage.resize:
                     restore_edges(pixels[None], part, np.array([number]))
                 view[row].copy_(pixels.permute(2, 0, 1))

@@ -184,7 +184,6 @@ def restore_edges(pictures: torch.Tensor, place: Placement, rows: npt.NDArray[np
             chosen = np.nonzero(wanted & (at >= 0) & (at < pictures.shape[1 + axis]))[0]
             if not len(chosen):
                 continue
-            # On a GPU, numbers are sent along without waiting for it.
             index, line = (torch.from_numpy(each).to(pictures.device) for each in (chosen, at[chosen]))
             factor = torch.from_numpy((1 / share[chosen]).astype(np.float32)).to(pictures.device)
             place_of = (index, line) if axis == 0 else (index, slice(None), line)

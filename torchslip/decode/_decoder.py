@@ -54,7 +54,8 @@ class Backend:
         name: What users pass as ``decoder=``.
         available: Whether it can be used here.
         why_not: If not, or not at full speed: the reason and the remedy; else empty.
-        capabilities: Beyond decoding whole pictures on the CPU: ``region``, ``scale``, ``yuv``, ``device``.
+        capabilities: Beyond decoding whole pictures on the CPU: ``region``, ``scale``, ``yuv``, ``device`` (on a
+            GPU, see `DeviceDecoder`).
     """
 
     name: str
@@ -87,7 +88,7 @@ def _torchvision_status() -> Backend:
 
     if jpeg_operator() is None:
         return Backend("torchvision", True, "This torchvision decodes no JPEG; Pillow does it, at half the speed.")
-    return Backend("torchvision", True)
+    return Backend("torchvision", True, capabilities=("device",))
 
 
 def _dali() -> Decoder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,8 @@ __all__ = ["DEADLINE_SECONDS", "CopyEvent", "StagingRing", "wait_for"]
 DEADLINE_SECONDS = 300.0
 """A copy takes milliseconds, behind what the device has to do before it."""
 
+# What the caching allocator of CUDA aligns to; every type may begin there.
+_ALIGNMENT_BYTES = 512
 _FIRST_NAP_SECONDS, _LONGEST_NAP_SECONDS = 2e-5, 2e-3
 
 
@@ -77,6 +79,25 @@ class StagingRing:
             slot.buffer = torch.empty(0, dtype=torch.uint8)  # before the larger one is there
             slot.buffer = self._allocate(size_bytes)
         return slot.buffer
+
+    def stage(self, tensors: Sequence[torch.Tensor]) -> dict[int, torch.Tensor]:
+        """Copies in the next buffer, with the same strides, of all tensors that are dense and in host memory.
+
+        Returns:
+            ``id`` of each tensor to its copy; `sent` must follow.
+        """
+        places, total = [], 0
+        for each in {id(each): each for each in tensors}.values():
+            if each.is_cpu and each.layout == torch.strided:
+                places.append((each, total))
+                total += -(-each.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        buffer, staged = self.take(total), {}
+        for each, begin in places:
+            # Of a tensor that is expanded, a full one.
+            like = torch.empty_like(each, device="meta")
+            flat = buffer[begin : begin + each.nbytes].view(each.dtype)
+            staged[id(each)] = flat.as_strided(like.shape, like.stride(), flat.storage_offset()).copy_(each)
+        return staged
 
     def sent(self, event: CopyEvent) -> None:
         """The copies out of the buffer that was taken last are done when `event` is."""

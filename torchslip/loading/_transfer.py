@@ -12,9 +12,6 @@ from torchslip.loading._staging import CopyEvent, StagingRing, wait_for
 
 __all__ = ["CudaLane", "HostLane", "Lane", "Sent", "deliver_ahead", "make_lane", "resolve_device", "tensors_in"]
 
-# What the caching allocator of CUDA aligns to; every type may begin there.
-_ALIGNMENT_BYTES = 512
-
 
 @dataclass(frozen=True, slots=True)
 class Sent:
@@ -88,7 +85,7 @@ class CudaLane:
         """See `Lane.send`."""
         with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
             batch = finish(batch)
-            staged, event = self._stage(tensors_in(batch)), torch.cuda.Event()  # type: ignore[no-untyped-call]
+            staged, event = self._ring.stage(tensors_in(batch)), torch.cuda.Event()  # type: ignore[no-untyped-call]
             try:
                 moved = _map_tensors(
                     batch, lambda each: self._copy(staged[id(each)]) if id(each) in staged else each.to(self.device)
@@ -110,21 +107,6 @@ class CudaLane:
                 # It was allocated on the other stream, which must not get this memory before the consumer is done.
                 tensor.record_stream(consumer)
         return sent.batch
-
-    def _stage(self, tensors: list[torch.Tensor]) -> dict[int, torch.Tensor]:
-        """Copies of these in pinned memory, with the same strides, by the identity of the tensor."""
-        places, total = [], 0
-        for each in {id(each): each for each in tensors}.values():
-            if each.is_cpu and each.layout == torch.strided:
-                places.append((each, total))
-                total += -(-each.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-        buffer = self._ring.take(total)
-        staged = {}
-        for each, begin in places:
-            like = torch.empty_like(each, device="meta")
-            flat = buffer[begin : begin + each.nbytes].view(each.dtype)
-            staged[id(each)] = flat.as_strided(like.shape, like.stride(), flat.storage_offset()).copy_(each)
-        return staged
 
     def _copy(self, staged: torch.Tensor) -> torch.Tensor:
         moved = torch.empty_strided(staged.shape, staged.stride(), dtype=staged.dtype, device=self.device)
