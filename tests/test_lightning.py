@@ -121,6 +121,15 @@ def test_resume_with_workers_that_prefetch_equals_no_interruption(picture_folder
     assert rest == whole[0][step:]
 
 
+@pytest.mark.parametrize("decode", ["workers", "device"])
+def test_batches_that_lie_on_the_device_already_are_trained_on_and_resumed_too(picture_folder, tmp_path, whole, decode):
+    ahead = {"num_workers": 1, "device": "cpu", "decode": decode}
+    begun = fit(DataModule(make(picture_folder), **ahead), every_step(tmp_path), max_steps=3)
+    rest = fit(DataModule(make(picture_folder), **ahead), ckpt_path=tmp_path / "step=3.ckpt")
+
+    assert begun + rest == whole[0]
+
+
 def test_persistent_workers_go_on_with_the_next_epoch_and_end_with_the_training(picture_folder, whole):
     data = DataModule(make(picture_folder), val=make(picture_folder), num_workers=1, persistent_workers=True)
 

@@ -1,6 +1,7 @@
 """Bytes to pixels: views, which say which pixels are wanted, and decoders, which make them."""
 
 from torchslip.decode._decoder import BACKENDS, Backend, Decoder, backends, make_decoder
+from torchslip.decode._device import DeviceDecoder, device_backend, make_device_decoder
 from torchslip.decode._draws import Draws
 from torchslip.decode._fixed_crops import CenterCrop, Decode, ResizeCrop, ResizeShortCropLong
 from torchslip.decode._header import Header, read_header, read_size
@@ -14,6 +15,7 @@ __all__ = [
     "CenterCrop",
     "Decode",
     "Decoder",
+    "DeviceDecoder",
     "DirectRandomResizedCrop",
     "Draws",
     "Header",
@@ -23,9 +25,11 @@ __all__ = [
     "ResizeShortCropLong",
     "View",
     "backends",
+    "device_backend",
     "index_jpeg",
     "index_version",
     "make_decoder",
+    "make_device_decoder",
     "read_header",
     "read_size",
     "why_no_index",

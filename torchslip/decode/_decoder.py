@@ -55,7 +55,8 @@ class Backend:
         name: What users pass as ``decoder=``.
         available: Whether it can be used here.
         why_not: If not, or not at full speed: the reason and the remedy; else empty.
-        capabilities: Beyond decoding whole pictures on the CPU: ``region``, ``scale``, ``yuv``, ``device``.
+        capabilities: Beyond decoding whole pictures on the CPU: ``region``, ``scale``, ``yuv``, ``device`` (on a
+            GPU, see `DeviceDecoder`).
     """
 
     name: str
@@ -88,14 +89,31 @@ def _torchvision_status() -> Backend:
 
     if jpeg_operator() is None:
         return Backend("torchvision", True, "This torchvision decodes no JPEG; Pillow does it, at half the speed.")
-    return Backend("torchvision", True)
+    return Backend("torchvision", True, capabilities=("device",))
+
+
+def _dali() -> Decoder:
+    from torchslip.decode._dali import DaliDecoder
+
+    return DaliDecoder()
+
+
+def _dali_status() -> Backend:
+    from torchslip.decode._dali_graph import why_no_dali
+
+    reason = why_no_dali()
+    return Backend("dali", not reason, reason, ("region", "device"))
 
 
 BACKENDS: dict[str, tuple[Callable[[], Decoder], Callable[[], Backend]]] = {
     "turbo": (_turbo, _turbo_status),
     "torchvision": (_torchvision, _torchvision_status),
+    "dali": (_dali, _dali_status),
 }
-"""Name to (how to make the decoder, how to tell whether it can be used), best first."""
+"""Name to (how to make the decoder, how to tell whether it can be used).
+
+``auto`` takes the first that can be used; as torchvision always can, those behind it are used by name only.
+"""
 
 
 def backends() -> list[Backend]:

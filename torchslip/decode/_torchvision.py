@@ -12,7 +12,7 @@ import torch
 from torchslip.decode._header import Header
 from torchslip.decode._view import Placement
 
-__all__ = ["TorchvisionDecoder"]
+__all__ = ["TorchvisionDecoder", "jpeg_operator", "show_window", "write_view"]
 
 # The kernel below `torchvision.transforms.v2.functional.resize(..., antialias=True)` on uint8. Called directly, it
 # writes into the batch; through v2 it costs twice as much (0.36 against 0.17 ms for a crop to 224, 2026-11).
@@ -56,7 +56,7 @@ class TorchvisionDecoder:
             try:
                 pixels = _decode_rgb(data, header)
                 for boxes, view in zip(geometry, outputs, strict=True):
-                    _write(pixels, boxes[row], view[row])
+                    write_view(pixels, boxes[row], view[row])
             except Exception as error:  # whatever a damaged file makes the libraries raise is that sample's error
                 failures[row] = error
         return failures
@@ -89,7 +89,14 @@ def _decode_with_pillow(data: bytes) -> torch.Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _write(pixels: torch.Tensor, geometry: list[int], output: torch.Tensor) -> None:
+def write_view(pixels: torch.Tensor, geometry: Sequence[int], output: torch.Tensor) -> None:
+    """Write one view of a picture.
+
+    Args:
+        pixels: uint8 ``[3, H, W]``, channels last in memory.
+        geometry: Of a `Placement`: box, resized and window; eight numbers.
+        output: uint8 ``[3, H, W]``.
+    """
     top, left, height, width, resized_height, resized_width, window_top, window_left = geometry
     box = pixels[:, top : top + height, left : left + width]
     shown_height, shown_width = output.shape[1:]
@@ -103,10 +110,10 @@ def _write(pixels: torch.Tensor, geometry: list[int], output: torch.Tensor) -> N
     if window_top == window_left == 0 and box.shape == output.shape:
         output.copy_(box)
         return
-    _show(box, window_top, window_left, output)
+    show_window(box, window_top, window_left, output)
 
 
-def _show(box: torch.Tensor, top: int, left: int, output: torch.Tensor) -> None:
+def show_window(box: torch.Tensor, top: int, left: int, output: torch.Tensor) -> None:
     """Copy the window of `box` that begins at (`top`, `left`), with a black border where it lies outside."""
     height, width = output.shape[1:]
     inside = box[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]

@@ -97,7 +97,7 @@ class TurboDecoder:
         failures = TorchvisionDecoder().decode(
             [images[row] for row in rows],
             [headers[row] for row in rows],
-            [_rows_of(place, rows) for place in placements],
+            [place.rows(rows) for place in placements],
             [[view[row] for row in rows] for view in outputs],
         )
         return {rows[index]: error for index, error in failures.items()}
@@ -166,10 +166,6 @@ def _variant() -> int:
             raise ValueError(f"{variable} must be one of {', '.join(values)}; got {name!r}.")
         flags |= values[name]
     return flags
-
-
-def _rows_of(place: Placement, rows: list[int]) -> Placement:
-    return Placement(place.box[rows], place.resized[rows], place.window[rows], place.size[rows])
 
 
 def why_no_kernel() -> str:

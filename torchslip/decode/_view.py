@@ -42,6 +42,11 @@ class Placement:
         """Boxes that are resized to `size` (``[B, 2]``) and shown whole."""
         return cls(box, size, np.zeros_like(size), size)
 
+    def rows(self, rows: Sequence[int]) -> Placement:
+        """The placement of these pictures alone."""
+        chosen = np.asarray(rows, np.intp)
+        return Placement(self.box[chosen], self.resized[chosen], self.window[chosen], self.size[chosen])
+
     @property
     def shown(self) -> npt.NDArray[np.float32]:
         """The part of the source that each output shows: float32 ``[B, 4]``: top, left, height and width in pixels."""

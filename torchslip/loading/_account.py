@@ -10,6 +10,7 @@ from torch.utils.data import get_worker_info
 
 from torchslip.errors import MemoryLimitError
 from torchslip.loading._byte_budget import AbandonedError, ByteBudget
+from torchslip.loading._encoded import EncodedBatch
 from torchslip.loading._memory_guard import MemoryGuard
 
 __all__ = ["Account", "bytes_in"]
@@ -95,9 +96,11 @@ class Account:
 
 
 def bytes_in(batch: Any) -> int:
-    """Bytes of all tensors in a batch, a dict of tensors or lists of tensors."""
+    """Bytes of all tensors in a batch: a dict of tensors or lists of tensors, or an encoded batch."""
     if isinstance(batch, torch.Tensor):
         return batch.nbytes
+    if isinstance(batch, EncodedBatch):
+        return batch.pictures.payload.nbytes + bytes_in(batch.fields)
     if isinstance(batch, dict):
         return sum(bytes_in(each) for each in batch.values())
     return sum(bytes_in(each) for each in batch) if isinstance(batch, list | tuple) else 0

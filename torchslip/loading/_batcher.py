@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchslip.decode import Draws, Header, Placement, View, make_decoder, read_header
+from torchslip.decode import DeviceDecoder, Header, View, make_decoder, read_header
 from torchslip.errors import SampleError
-from torchslip.loading._memory import empty_pictures
+from torchslip.loading._encoded import EncodedBatch
+from torchslip.loading._pictures import GatheredPictures, NamedView, Pictures, boxes_of
 from torchslip.loading._statistics import Statistics
 from torchslip.order import Order
 from torchslip.random import derive_key, uniform
@@ -29,16 +30,6 @@ MAX_PIXELS = 178_956_970
 
 _MAX_REPLACEMENTS = 100
 _proof = logging.getLogger("torchslip.proof")
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    key: str
-    view: View
-
-    def draws(self, ids: npt.NDArray[np.int64], seed: int, epoch: int, batch_key: int) -> Draws:
-        name: str | int = self.key if self.view.seed is None else self.view.seed
-        return Draws(ids, seed=seed, view=name, epoch=epoch, batch_key=batch_key)
 
 
 class Batcher:
@@ -79,13 +70,15 @@ class Batcher:
         self._views = _name_views(views, self._image_field, source)
         self._on_error = on_error
         self._return_params = return_params
+        self.decoder_name = decoder
         self._decoder = make_decoder(decoder)
         self._max_pixels = max_pixels
+        self.leaves_encoded = False
 
     def __call__(
         self, ids: npt.NDArray[np.int64], *, epoch: int, key: int, valid: npt.NDArray[np.bool_] | None = None
-    ) -> Batch:
-        """Make the batch of these samples.
+    ) -> Batch | EncodedBatch:
+        """Make the batch of these samples; within `leaving_encoded`, without the pixels.
 
         Args:
             ids: int64 ``[B]``.
@@ -97,10 +90,13 @@ class Batcher:
             SampleError: If a sample cannot be read or decoded and `on_error` is ``raise``; else if 100 replacements
                 in a row cannot be read either.
         """
-        ids = ids.copy()
-        pictures = _Pictures(self._views, ids, self._seed, epoch, key)
-        records = self._fill(pictures, ids, epoch, key)
-        batch = pictures.in_batch(self._return_params)
+        ids, wanted, attempts = ids.copy(), ids, np.zeros(len(ids), np.int64)
+        kind_of = GatheredPictures if self.leaves_encoded else Pictures
+        pictures = kind_of(self._views, ids, seed=self._seed, epoch=epoch, batch_key=key)
+        records: list[Record] = [{}] * len(ids)
+        self._fill(pictures, records, ids, wanted, attempts, epoch, todo=list(range(len(ids))))
+        gathered = isinstance(pictures, GatheredPictures)
+        batch: Batch = {} if gathered else pictures.in_batch(with_boxes=self._return_params)
         for name, kind in self.source.schema.items():
             if name != self._image_field:
                 batch[name] = _column([record[name] for record in records], kind)
@@ -114,7 +110,61 @@ class Batcher:
             samples=len(ids),
             encoded_bytes=sum(len(record[self._image_field]) for record in records),
         )
+        if isinstance(pictures, GatheredPictures):
+            return EncodedBatch(pictures.gathered(), batch, wanted, attempts, epoch, key)
         return batch
+
+    @contextmanager
+    def leaving_encoded(self) -> Iterator[None]:
+        """What is made meanwhile, and in processes that begin meanwhile, is to be decoded by `finish`."""
+        before, self.leaves_encoded = self.leaves_encoded, True
+        try:
+            yield
+        finally:
+            self.leaves_encoded = before
+
+    def finish(self, encoded: EncodedBatch, decoder: DeviceDecoder, device: torch.device) -> Batch:
+        """Decode a batch on a device: the batch that a worker would have made, but for the backend's pixels.
+
+        The other fields stay where they are.
+
+        Raises:
+            SampleError: As for a call.
+        """
+        pictures, fields = encoded.pictures, encoded.fields
+        outputs = {each.key: _empty_on(device, each.size, each.placement.size) for each in pictures.views}
+        placements = [each.placement for each in pictures.views]
+        failures = decoder.decode(pictures.images, pictures.headers, placements, list(outputs.values()))
+        shown = {each.key: each.placement.shown for each in pictures.views}
+        if failures:
+            self._replace_rows(encoded, failures, outputs, shown)
+        return outputs | (boxes_of(shown) if self._return_params else {}) | fields
+
+    def _replace_rows(
+        self,
+        encoded: EncodedBatch,
+        failures: dict[int, Exception],
+        outputs: dict[str, Any],
+        shown: dict[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Put other samples where these failed, all in this process."""
+        fields, ids = encoded.fields, encoded.fields["sample_id"].numpy().copy()
+        pictures = Pictures(self._views, ids, seed=self._seed, epoch=encoded.epoch, batch_key=encoded.key)
+        records: list[Record] = [{}] * len(ids)
+        todo = self._replacing(failures, ids, encoded.wanted, encoded.attempts, encoded.epoch)
+        self._fill(pictures, records, ids, encoded.wanted, encoded.attempts, encoded.epoch, todo=todo)
+        boxes = pictures.boxes()
+        for row in todo:
+            for key, pixels in pictures.row(row).items():
+                if isinstance(outputs[key], list):
+                    outputs[key][row] = torch.empty_like(pixels, device=outputs[key][row].device)
+                outputs[key][row].copy_(pixels)
+                shown[key][row] = boxes[f"{key}_box"][row].numpy()
+        for name, kind in self.source.schema.items():
+            if name != self._image_field:
+                values = fields[name] if isinstance(fields[name], list) else list(fields[name].numpy())
+                fields[name] = _column([records[row].get(name, value) for row, value in enumerate(values)], kind)
+        fields["sample_id"] = torch.from_numpy(ids)
 
     def bytes_of(self, ids: npt.NDArray[np.int64]) -> int | None:
         """Bytes of the tensors of a batch of these samples; None if a view has no fixed size."""
@@ -126,12 +176,19 @@ class Batcher:
         per_sample = 3 * pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))
         return len(ids) * per_sample
 
-    def _fill(self, pictures: _Pictures, ids: npt.NDArray[np.int64], epoch: int, key: int) -> list[Record]:
-        """Decode into every row; `ids` changes where a sample is replaced."""
-        wanted = ids.copy()
-        records: list[Record] = [{}] * len(ids)
-        todo = list(range(len(ids)))
-        for attempt in range(_MAX_REPLACEMENTS + 1):
+    def _fill(
+        self,
+        pictures: Pictures,
+        records: list[Record],
+        ids: npt.NDArray[np.int64],
+        wanted: npt.NDArray[np.int64],
+        attempts: npt.NDArray[np.int64],
+        epoch: int,
+        *,
+        todo: list[int],
+    ) -> None:
+        """Decode into the rows `todo`; `ids`, `attempts` and `records` change there."""
+        while todo:
             failures: dict[int, Exception] = {}
             rows, headers = [], []
             for row, record in zip(todo, self._fetch(ids[todo], failures, todo), strict=True):
@@ -145,14 +202,27 @@ class Batcher:
             if rows:
                 images = [records[row][self._image_field] for row in rows]
                 failures |= pictures.decode(self._decoder, images, headers, rows, ids)
-            todo = sorted(failures)
-            if not todo:
-                return records
-            self._report(failures, ids)
-            if attempt < _MAX_REPLACEMENTS:
-                ids[todo] = self._replacements(wanted[todo], epoch, attempt)
-        row = todo[0]
-        raise self._named(int(ids[row]), failures[row], f"{_MAX_REPLACEMENTS} replacements failed too")
+            todo = self._replacing(failures, ids, wanted, attempts, epoch)
+
+    def _replacing(
+        self,
+        failures: dict[int, Exception],
+        ids: npt.NDArray[np.int64],
+        wanted: npt.NDArray[np.int64],
+        attempts: npt.NDArray[np.int64],
+        epoch: int,
+    ) -> list[int]:
+        """Report what failed and choose other samples for it; the rows to be tried again."""
+        if not failures:
+            return []
+        self._report(failures, ids)
+        todo = sorted(failures)
+        for row in todo:
+            if attempts[row] == _MAX_REPLACEMENTS:
+                raise self._named(int(ids[row]), failures[row], f"{_MAX_REPLACEMENTS} replacements failed too")
+            ids[row] = self._replacements(wanted[row : row + 1], epoch, int(attempts[row]))[0]
+            attempts[row] += 1
+        return todo
 
     def _fetch(self, ids: npt.NDArray[np.int64], failures: dict[int, Exception], rows: list[int]) -> list[Record]:
         numbers = ids.tolist()
@@ -200,58 +270,6 @@ class Batcher:
         return self._order.at((numbers * len(self._order)).astype(np.int64), epoch=epoch)
 
 
-class _Pictures:
-    """The outputs of all views of one batch."""
-
-    def __init__(
-        self, views: Sequence[_View], ids: npt.NDArray[np.int64], seed: int, epoch: int, batch_key: int
-    ) -> None:
-        self._views, self._seed, self._epoch, self._batch_key = views, seed, epoch, batch_key
-        self._stacked: list[torch.Tensor | None] = []
-        self._outputs: list[list[torch.Tensor]] = []
-        for each in views:
-            size = each.view.output_size(self._draws(each, ids))
-            stack = None if size is None else empty_pictures(len(ids), *size)
-            self._stacked.append(stack)
-            self._outputs.append([torch.empty(0)] * len(ids) if stack is None else list(stack.unbind(0)))
-        self._boxes = np.zeros((len(views), len(ids), 4), np.float32)
-
-    def _draws(self, each: _View, ids: npt.NDArray[np.int64]) -> Draws:
-        return each.draws(ids, self._seed, self._epoch, self._batch_key)
-
-    def decode(
-        self,
-        decoder: Any,
-        images: list[bytes],
-        headers: list[Header],
-        rows: list[int],
-        ids: npt.NDArray[np.int64],
-    ) -> dict[int, Exception]:
-        """Decode `images` into `rows`; returns the rows that failed."""
-        sizes = np.array([(header.height, header.width) for header in headers], np.int64)
-        placements: list[Placement] = []
-        for number, each in enumerate(self._views):
-            placement = each.view.place(sizes, self._draws(each, ids[rows]))
-            placements.append(placement)
-            self._boxes[number, rows] = placement.shown
-            if self._stacked[number] is None:
-                for row, (height, width) in zip(rows, placement.size.tolist(), strict=True):
-                    self._outputs[number][row] = empty_pictures(1, height, width)[0]
-        outputs = [[view[row] for row in rows] for view in self._outputs]
-        failures = decoder.decode(images, headers, placements, outputs)
-        return {rows[index]: error for index, error in failures.items()}
-
-    def in_batch(self, return_params: bool) -> Batch:
-        """Batch key to tensor or list of tensors, and the boxes if asked for."""
-        batch: Batch = {}
-        for each, stack, outputs in zip(self._views, self._stacked, self._outputs, strict=True):
-            batch[each.key] = outputs if stack is None else stack
-        if return_params:
-            for each, boxes in zip(self._views, self._boxes, strict=True):
-                batch[f"{each.key}_box"] = torch.from_numpy(boxes.copy())
-        return batch
-
-
 def _choose_image_field(source: Source, name: str | None) -> str:
     fields = image_fields(source.schema)
     if name is not None:
@@ -266,7 +284,7 @@ def _choose_image_field(source: Source, name: str | None) -> str:
     return fields[0]
 
 
-def _name_views(views: View | Mapping[str, View], image_field: str, source: Source) -> list[_View]:
+def _name_views(views: View | Mapping[str, View], image_field: str, source: Source) -> list[NamedView]:
     named = views if isinstance(views, Mapping) else {image_field: views}
     if not named:
         raise ValueError("views must name at least one view, got none.")
@@ -276,7 +294,19 @@ def _name_views(views: View | Mapping[str, View], image_field: str, source: Sour
             raise TypeError(f"views must be a view such as ts.CenterCrop(224), or names to views; got {view!r}.")
         if key in taken:
             raise ValueError(f"The view {key!r} has the name of another batch key; rename it. Taken: {sorted(taken)}.")
-    return [_View(key, view) for key, view in named.items()]
+    return [NamedView(key, view) for key, view in named.items()]
+
+
+def _empty_on(
+    device: torch.device, size: tuple[int, int] | None, sizes: npt.NDArray[np.int64]
+) -> torch.Tensor | list[torch.Tensor]:
+    """Uninitialised pictures, channels last in memory: one tensor, or where they differ in size, one for each."""
+    if size is not None:
+        return torch.empty((len(sizes), *size, 3), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+    return [
+        torch.empty((height, width, 3), dtype=torch.uint8, device=device).permute(2, 0, 1)
+        for height, width in sizes.tolist()
+    ]
 
 
 def _column(values: list[Any], kind: str) -> Any:

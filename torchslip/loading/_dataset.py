@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -140,7 +140,9 @@ class ImageDataset(OrderedDataset[Batch]):
 
     def _read(self, plan: BatchPlan) -> Iterator[Batch]:
         batch = self._batcher(plan.ids, epoch=plan.epoch, key=plan.key, valid=plan.valid)
-        yield batch if self.batch_size is not None else {name: values[0] for name, values in batch.items()}
+        # Encoded batches are for ts.DataLoader alone, which asks for them.
+        finished = cast(Batch, batch)
+        yield finished if self.batch_size is not None else {name: values[0] for name, values in finished.items()}
 
     @property
     def batch_bytes(self) -> int | None:
@@ -148,12 +150,17 @@ class ImageDataset(OrderedDataset[Batch]):
         return self._batcher.bytes_of(np.zeros(self.batch_size or 1, np.int64))
 
     def _bytes_of(self, plan: BatchPlan) -> int:
-        decoded = self._batcher.bytes_of(plan.ids)
+        decoded = None if self._batcher.leaves_encoded else self._batcher.bytes_of(plan.ids)
+        if self._batcher.leaves_encoded and getattr(self.source, "sizes", None) is not None:
+            # All that a batch has besides pixels, and its pictures once more while they are put behind each other.
+            decoded = self._encoded_bytes(plan) + 64 * len(plan.ids) * (4 + len(self.source.schema))
         if decoded is None and self.budget is not None:
             return self.budget.limits.max_inflight_bytes // 3
+        return (decoded or 0) + self._encoded_bytes(plan)
+
+    def _encoded_bytes(self, plan: BatchPlan) -> int:
         sizes = getattr(self.source, "sizes", None)
-        encoded = 0 if sizes is None else int(np.maximum(sizes[plan.ids], 0).sum())
-        return (decoded or 0) + encoded
+        return 0 if sizes is None else int(np.maximum(sizes[plan.ids], 0).sum())
 
     def stats(self) -> dict[str, int]:
         """Totals over all worker processes.

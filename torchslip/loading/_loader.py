@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
+import torch
 import torch.utils.data
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -12,6 +14,7 @@ from torchslip.loading._byte_budget import ByteBudget
 from torchslip.loading._byte_plan import ByteShare
 from torchslip.loading._bytes import BytesDataset
 from torchslip.loading._dataset import ImageDataset
+from torchslip.loading._feed import DecodePlace, Feed
 from torchslip.loading._handover import Handover
 from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._map_dataset import ImageMapDataset, collate
@@ -41,15 +44,38 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
     With `max_ram_gb`, `constraints` or `profile` it holds a cap on the bytes of an `ImageDataset`'s batches, over all
     workers, see ``docs/memory.md``; ``prefetch_factor`` follows from the cap where it is not given.
 
+    With `device` it brings batches there, one ahead of the training loop, see ``docs/device.md``::
+
+        ts.DataLoader(train, num_workers=8, device="cuda", augment=ts.augment.Normalize())
+
+    Args:
+        dataset: As torch's.
+        args: As torch's.
+        device: Where the tensors of batches go, such as ``"cuda"``, the GPU that is current when iteration begins. They
+            are copied through pinned memory beside the work of the training loop. None: they stay where they are.
+        augment: Called with each batch in the main process, on `device`, for example a `torchslip.augment` transform:
+            a batch in, a batch out.
+        decode: ``workers`` decode pictures; with ``device`` they ship the encoded bytes, and the main process decodes
+            them on `device`: by the dataset's `decoder`, where ``auto`` is DALI on a GPU if it is installed, else
+            torchvision, which uses nvJPEG too.
+        max_ram_gb: See `ImageDataset`.
+        constraints: See `ImageDataset`.
+        profile: See `ImageDataset`.
+        kwargs: As torch's.
+
     Raises:
         ValueError: If a `batch_size` is given for a dataset that makes its own batches, or another one than the
-            dataset's.
+            dataset's; if arguments exclude each other.
+        RuntimeError: If `device` is a GPU and torch sees none.
     """
 
     def __init__(
         self,
         dataset: torch.utils.data.Dataset[Any],
         *args: Any,
+        device: str | torch.device | None = None,
+        augment: Callable[[Any], Any] | None = None,
+        decode: DecodePlace = "workers",
         max_ram_gb: float | None = None,
         constraints: Constraints | None = None,
         profile: ProfileName | None = None,
@@ -75,15 +101,21 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
                     "torch.utils.data.DataLoader(dataset, batch_size=N) for single samples."
                 )
             kwargs["batch_size"] = None
-            if isinstance(dataset, ImageDataset) and dataset.budget is not None:
+            if isinstance(dataset, ImageDataset) and dataset.budget is not None and decode == "workers":
                 kwargs |= _prefetch(dataset, dataset.budget, kwargs)
         elif isinstance(dataset, StreamingDataset):
             args, kwargs = _with_one_batch_size(dataset, args, kwargs)
         elif isinstance(dataset, ImageMapDataset):
             kwargs.setdefault("collate_fn", collate)
+        batcher = dataset._batcher if isinstance(dataset, ImageDataset | ImageMapDataset) else None
+        self._feed = Feed(device=device, augment=augment, decode=decode, batcher=batcher)
+        if device is not None and kwargs.get("pin_memory"):
+            raise ValueError("device= copies through pinned memory of its own: leave pin_memory out.")
+        if decode == "device" and kwargs.get("collate_fn", collate) is not collate:
+            raise ValueError("decode='device' needs the batches of the dataset as they are: leave collate_fn out.")
         super().__init__(dataset, *args, **kwargs)
         if isinstance(self.batch_sampler, LeaseSampler):
-            _check_prefetch(self.batch_sampler, self)
+            _check_prefetch(self.batch_sampler, self, self._feed.ahead)
         self._epoch = 0
         self._start = 0
         self._delivered = 0
@@ -105,11 +137,10 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
 
     def __iter__(self) -> Any:
         if isinstance(self.batch_sampler, LeaseSampler):
-            begin = super().__iter__
-            return self.batch_sampler.consume(lambda: self._count(begin()))
+            return self.batch_sampler.consume(lambda: self._count(self._begin()))
         stateful = self._stateful()
         if stateful is None:
-            return super().__iter__()
+            return self._count(self._begin())
         self._epoch, self._start = self._upcoming(stateful)
         # A state from the end of its epoch goes on with the next one, unless `set_epoch` named the old one.
         if self._pass == "loaded" and not self._share(stateful).count(self._start):
@@ -119,24 +150,41 @@ class DataLoader(torch.utils.data.DataLoader[Any]):
         stateful.set_epoch(self._epoch)
         budget = getattr(self.dataset, "budget", None)
         if budget is None or not self.num_workers:
-            return self._count(super().__iter__())
+            return self._count(self._begin())
         share, start = self._share(stateful), self._start
         # Opened before the workers begin.
         handover = Handover(budget, lambda number: share.first_position(start, number))
-        return self._count(super().__iter__(), handover)
+        return self._count(self._begin(), handover)
+
+    def _begin(self) -> Iterator[Any]:
+        with self._feed.making():
+            batches: Iterator[Any] = super().__iter__()
+        return batches
 
     def _count(self, batches: Iterator[Any], handover: Handover | None = None) -> Iterator[Any]:
+        """What the training loop gets; what was taken ahead for it is not delivered."""
+        with contextlib.closing(self._feed(self._take(batches, handover))) as delivered:
+            while True:
+                try:
+                    taken = [next(delivered)]
+                except StopIteration:
+                    return
+                self._delivered += 1
+                yield taken.pop()  # so that the consumer's reference is the last one
+
+    def _take(self, batches: Iterator[Any], handover: Handover | None) -> Iterator[Any]:
+        """The batches of the workers; each is let go of before the next one is asked for."""
         try:
             while True:
                 if handover is not None:
                     handover.ask()
                 try:
-                    taken = [next(batches)]
+                    with self._feed.making():
+                        taken = [next(batches)]
                 except StopIteration:
                     return
                 if handover is not None:
                     handover.take(taken[0])
-                self._delivered += 1
                 yield taken.pop()  # so that the consumer's reference is the last one
         except Exception:
             # The traceback keeps the iterator in a reference cycle, and when the garbage collector finds it, the queues
@@ -233,8 +281,8 @@ def _with_one_batch_size(
     return args[1:], kwargs | {"batch_size": size}
 
 
-def _check_prefetch(sampler: LeaseSampler, loader: DataLoader) -> None:
-    drawn_ahead = loader.num_workers * (loader.prefetch_factor or 0)
+def _check_prefetch(sampler: LeaseSampler, loader: DataLoader, ahead: int) -> None:
+    drawn_ahead = loader.num_workers * (loader.prefetch_factor or 0) + ahead
     if drawn_ahead >= sampler.lease_batches:
         raise ValueError(
             f"num_workers * prefetch_factor is {drawn_ahead}, so that {drawn_ahead + 1} batches are in hand at a time; "

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, default_collate
 from torchslip.decode import Decode, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import PassClock
+from torchslip.loading._encoded import EncodedBatch
 from torchslip.loading._source_cache import CacheArgument, apply_cache
 from torchslip.order import IndexBatch, Sequential
 from torchslip.sources import Source, source_of
@@ -108,16 +109,21 @@ class ImageMapDataset(Dataset[Batch]):
             key=int(ids[0]) if known is None and len(ids) else getattr(known, "key", 0),
             valid=None if known is None else known.valid,
         )
+        fields = batch.fields if isinstance(batch, EncodedBatch) else batch
         if known is not None and known.replayed is not None:
-            batch["replayed"] = torch.full((len(ids),), known.replayed)
+            fields["replayed"] = torch.full((len(ids),), known.replayed)
         return _Samples(batch, len(ids))
 
 
 class _Samples(list[Batch]):
-    """A batch as a list of samples, which are views of it; `collate` takes the whole."""
+    """A batch as a list of samples, which are views of it; `collate` takes the whole.
 
-    def __init__(self, batch: Batch, count: int) -> None:
-        super().__init__({name: values[row] for name, values in batch.items()} for row in range(count))
+    A batch that is still encoded has none.
+    """
+
+    def __init__(self, batch: Batch | EncodedBatch, count: int) -> None:
+        if not isinstance(batch, EncodedBatch):
+            super().__init__({name: values[row] for name, values in batch.items()} for row in range(count))
         self.batch = batch
 
 

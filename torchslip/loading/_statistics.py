@@ -13,18 +13,19 @@ _WORKERS = 512
 
 
 class Statistics:
-    """Totals over all worker processes, in shared memory: one row per worker, so that no lock is needed."""
+    """Totals over all worker processes, in shared memory: one row per process, so that no lock is needed."""
 
     names = ("batches", "samples", "skipped_samples", "encoded_bytes")
 
     def __init__(self) -> None:
-        self._counts = torch.zeros((_WORKERS, len(self.names)), dtype=torch.int64)
+        self._counts = torch.zeros((_WORKERS + 1, len(self.names)), dtype=torch.int64)
         self._counts.share_memory_()  # type: ignore[no-untyped-call]
 
     def add(self, **amounts: int) -> None:
         """Add to counters of this process."""
         worker = get_worker_info()
-        row = self._counts[0 if worker is None else worker.id % _WORKERS]
+        # The main process has the last row: it decodes while workers run.
+        row = self._counts[_WORKERS if worker is None else worker.id % _WORKERS]
         for name, amount in amounts.items():
             row[self.names.index(name)] += amount
 
