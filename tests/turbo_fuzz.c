@@ -126,7 +126,7 @@ int main(int count, char **arguments) {
             const uint8_t *image = data;
             fill_contexts(run ? 0xAA : 0x55);
             /* The second run with the other passes: they are the same, byte for byte. */
-            failed[run] = turbo_decode(1, views, &image, &length, height_width, geometry[0], outputs[run], strides[0], 1,
+            failed[run] = turbo_decode(1, views, &image, &length, height_width, geometry[0], outputs[run], strides[0], OUTPUT_RGB, 1,
                                        margin, passes ^ run, messages[run]);
         }
         if (failed[0] != failed[1] || (failed[0] != 0) != (messages[0][0] != 0)) {

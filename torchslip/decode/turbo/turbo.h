@@ -5,6 +5,11 @@
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
+ *   planes.c      pictures that are stored as planes of Y, Cb and Cr
+ *   chroma.c      the filter of their chroma: resampling and libjpeg's interpolation in one
+ *   color.c       Y, Cb and Cr to RGB and back, and rows of single planes, in plain C
+ *   color_x86.c   the same with vector instructions, byte for byte
+ *   raw.c         the planes of a JPEG picture, as they are stored in it
  */
 #ifndef TORCHSLIP_TURBO_H
 #define TORCHSLIP_TURBO_H
@@ -59,6 +64,8 @@ bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized
 
 typedef enum { PASSES_BEST, PASSES_PORTABLE } Passes;
 
+bool use_vectors(Passes passes);
+
 /* Rows of RGB pixels. `source` is where pixel 0 of the axis would lie, even if only those from `begin` on exist. */
 typedef void HorizontalPass(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
                             int rows, const Axis *axis);
@@ -77,6 +84,11 @@ VerticalPass vertical_avx2;
 void horizontal_rest(const uint8_t *source, uint8_t *output, int from, const Axis *axis);
 void vertical_rest(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t from, ptrdiff_t width,
                    const Axis *axis, int row);
+#if defined(__x86_64__)
+/* One output row. */
+void vertical_row_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t width,
+                       const Axis *axis, int row);
+#endif
 
 /* Resamples into `output`. `source` is where pixel (0, 0) of the two axes would lie. False: out of memory. */
 bool resize(const uint8_t *source, ptrdiff_t source_stride, const Axis *rows, const Axis *columns, uint8_t *output,
@@ -92,6 +104,8 @@ typedef struct {
     jmp_buf escape;
     char *message; /* MESSAGE_BYTES, where the reason of a failure goes */
     Buffer pixels, middle, packed, temporary;
+    Axis plane_axes[4]; /* rows and columns of luma, then of chroma */
+    Buffer plane_columns[2];
     Axis *axes; /* two for each view: rows, columns */
     int *denominators;
     int views;
@@ -114,5 +128,79 @@ bool jpeg_read_region(Context *context, Region *region, int denominator);
 void jpeg_close(Context *context);
 
 bool fail(Context *context, const char *reason);
+
+/* What a view is made of, as the caller says it. */
+enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
+
+/* The part of an output that is not black: rows and columns of the output. */
+typedef struct {
+    int top, left, bottom, right;
+} Shown;
+
+typedef enum { OUTPUT_RGB, OUTPUT_YUV, OUTPUT_PLANES } Output;
+
+/* Where a view goes. Strides are those of channel, row and column, in bytes. */
+typedef struct {
+    Output output;
+    uint8_t *data; /* red, green, blue; or Y, Cb, Cr; or Y alone */
+    const int64_t *strides;
+    uint8_t *chroma; /* for OUTPUT_PLANES, of half the size: Cb, Cr */
+    const int64_t *chroma_strides;
+} Target;
+
+/* The plane of a stored picture, and where it is less fine than luma: by 1 or 2. */
+typedef struct {
+    int height, width;
+    int down_rows, down_columns; /* of the two chroma planes */
+    int count;                   /* of planes: 1 or 3 */
+    const uint8_t *data[3];
+} Planes;
+
+bool is_planes(const uint8_t *data, size_t size);
+/* Checks all of the header. False: `message` says why. */
+bool planes_open(Context *context, const uint8_t *data, size_t size, Planes *planes);
+bool planes_write_view(Context *context, const Planes *planes, const int64_t *view, Shown shown, const Target *target,
+                       Passes passes);
+/* The planes of the opened JPEG picture one behind the other into `output`; `planes` has their sizes, and `size` how
+ * many bytes they take. A count of 0: they have no such form. False: `message` says why. */
+bool jpeg_read_planes(Context *context, uint8_t *output, size_t capacity, Planes *planes, size_t *size);
+
+/* The resampling of chroma that goes with that of luma: what `luma` makes of chroma that libjpeg has interpolated to
+ * the size of luma. `factor` is 1 or 2, `length` that of the chroma axis. With `halved`, each output is the mean of the
+ * two of luma at 2i and 2i + 1, counted from `parity` (0 or 1) before the first. False: out of memory. */
+bool axis_make_chroma(Axis *axis, Buffer *temporary, const Axis *luma, int factor, int length, bool interpolated,
+                      bool halved, int parity);
+
+/* Rows of one byte per pixel. `source` is where the pixel `axis->begin` lies, with `columns_slack` readable bytes behind
+ * the last; room for `columns_room` bytes is needed in each row of the output. */
+typedef struct {
+    const Axis *axis;
+    int pairs; /* of taps; 0: the window of a group is too large */
+    int dot_taps;
+    const int32_t *bases;
+    const void *steps;
+    const int16_t *dots;
+} Columns;
+bool columns_make(Columns *columns, Buffer *memory, const Axis *axis, Passes passes);
+size_t columns_slack(const Axis *axis);
+size_t columns_room(const Axis *axis);
+typedef void PlaneRows(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
+                       int rows, const Columns *columns);
+/* Three rows into one of three bytes per pixel. */
+typedef void ColorRow(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *output, int width);
+
+PlaneRows plane_rows_portable;
+ColorRow to_rgb_portable, interleave_portable;
+#if defined(__x86_64__)
+bool columns_make_avx2(Columns *columns, Buffer *memory);
+PlaneRows plane_rows_avx2;
+ColorRow to_rgb_avx2, interleave_avx2;
+#endif
+
+/* RGB pixels become Y, Cb and Cr, in place. */
+void to_yuv(uint8_t *pixels, size_t count);
+void paint_border(const int64_t *view, Shown shown, const Target *target);
+/* Writes a picture of three bytes per pixel where the shown part of a view goes; Y, Cb, Cr where not RGB is wanted. */
+void write_packed(const uint8_t *pixels, ptrdiff_t stride, Shown shown, const Target *target);
 
 #endif
