@@ -53,6 +53,14 @@ void to_rgb_portable(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uin
     }
 }
 
+void split_row_portable(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *const rgb[3], int width) {
+    for (int x = 0; x < width; x++) {
+        uint8_t pixel[3];
+        to_rgb_portable(y + x, cb + x, cr + x, pixel, 1);
+        for (int i = 0; i < 3; i++) rgb[i][x] = pixel[i];
+    }
+}
+
 void interleave_portable(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *output, int width) {
     for (int x = 0; x < width; x++, output += 3) {
         output[0] = y[x];

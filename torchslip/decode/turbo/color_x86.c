@@ -206,6 +206,19 @@ AVX2 void to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, ui
     }
 }
 
+AVX2 void split_row_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *const rgb[3], int width) {
+    if (width < GROUP) {
+        split_row_portable(y, cb, cr, rgb, width);
+        return;
+    }
+    for (int next = 0; next < width; next += GROUP) {
+        int x = next + GROUP <= width ? next : width - GROUP;
+        __m128i bytes[3];
+        to_rgb(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(y + x))), centered(cb + x), centered(cr + x), bytes);
+        for (int i = 0; i < 3; i++) _mm_storeu_si128((__m128i *)(rgb[i] + x), bytes[i]);
+    }
+}
+
 AVX2 void interleave_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *output, int width) {
     if (width < GROUP) {
         interleave_portable(y, cb, cr, output, width);

@@ -42,6 +42,9 @@ bool planes_open(Context *context, const uint8_t *data, size_t size, Planes *pla
     return true;
 }
 
+/* libjpeg does not, in rows of less than 3 samples with two luma pixels for each. */
+static bool interpolates(const Planes *planes) { return planes->down_columns == 1 || planes->width > 4; }
+
 /* A plane, and how it is resampled. */
 typedef struct {
     const uint8_t *data;
@@ -53,6 +56,8 @@ typedef struct {
 typedef struct {
     PlaneRows *rows;
     ColorRow *color;
+    FineRow *fine;
+    SplitRow *split;
     bool vectors;
 } Work;
 
@@ -161,14 +166,60 @@ static bool write_pixels(Context *context, const Plane *planes, int count, uint8
     return true;
 }
 
-static Work choose_work(Passes passes, Output output) {
+/* The rows and columns that the axes of luma need, as whole planes of red, green and blue. */
+static bool make_rgb(Context *context, const Planes *picture, const Axis *rows, const Axis *columns, Plane *planes,
+                     const Work *work) {
+    const int height = rows->end - rows->begin, width = columns->end - columns->begin;
+    const size_t stride = (size_t)width, plane = stride * (size_t)height, line = stride + 2 * SLACK_BYTES;
+    const bool doubled = picture->down_columns == 2;
+    const int chroma_height = (picture->height + picture->down_rows - 1) / picture->down_rows;
+    ChromaRow chroma = {.begin = columns->begin / picture->down_columns,
+                        .length = (picture->width + picture->down_columns - 1) / picture->down_columns,
+                        .doubled = doubled};
+    chroma.count = (columns->end + picture->down_columns - 1) / picture->down_columns - chroma.begin;
+    chroma.interpolated = interpolates(picture);
+    uint8_t *pixels = buffer_reserve(&context->pixels, 3 * plane);
+    uint8_t *lines = buffer_reserve(&context->packed, 2 * line + 2 * line);
+    if (pixels == NULL || lines == NULL) return false;
+
+    for (int row = 0; row < height; row++) {
+        const int y = rows->begin + row, near = y / picture->down_rows;
+        int far = y & 1 ? near + 1 : near - 1;
+        far = far < 0 ? 0 : far >= chroma_height ? chroma_height - 1 : far;
+        for (int i = 0; i < 2; i++) {
+            chroma.near = picture->data[1 + i] + (ptrdiff_t)near * chroma.length;
+            chroma.far = picture->down_rows == 2 && chroma.interpolated
+                             ? picture->data[1 + i] + (ptrdiff_t)far * chroma.length
+                             : NULL;
+            chroma.turn = y & 1;
+            work->fine(&chroma, (uint16_t *)(lines + 2 * line), lines + (size_t)i * line);
+        }
+        const size_t before = doubled ? (size_t)(columns->begin & 1) : 0;
+        uint8_t *at = pixels + (size_t)row * stride;
+        uint8_t *const rgb[3] = {at, at + plane, at + 2 * plane};
+        work->split(picture->data[0] + (ptrdiff_t)y * picture->width + columns->begin, lines + before,
+                    lines + line + before, rgb, width);
+    }
+    for (int i = 0; i < 3; i++) {
+        planes[i] = planes[0];
+        planes[i].stride = (ptrdiff_t)stride;
+        planes[i].data = pixels + (size_t)i * plane - (ptrdiff_t)rows->begin * (ptrdiff_t)stride - columns->begin;
+    }
+    return true;
+}
+
+static Work choose_work(Passes passes, bool convert) {
     Work work = {.rows = plane_rows_portable,
-                 .color = output == OUTPUT_RGB ? to_rgb_portable : interleave_portable,
+                 .fine = fine_row_portable,
+                 .split = split_row_portable,
+                 .color = convert ? to_rgb_portable : interleave_portable,
                  .vectors = use_vectors(passes)};
 #if defined(__x86_64__)
     if (work.vectors) {
         work.rows = plane_rows_avx2;
-        work.color = output == OUTPUT_RGB ? to_rgb_avx2 : interleave_avx2;
+        work.fine = fine_row_avx2;
+        work.split = split_row_avx2;
+        work.color = convert ? to_rgb_avx2 : interleave_avx2;
     }
 #endif
     return work;
@@ -188,7 +239,11 @@ static const Axis *chroma_axis(Context *context, int number, int factor, int len
 
 bool planes_write_view(Context *context, const Planes *picture, const int64_t *view, Shown shown, const Target *target,
                        Passes passes) {
-    const Work work = choose_work(passes, target->output);
+    /* Gray pictures become RGB as they are written, others before they are resampled: a decoder of JPEG clamps each
+     * pixel, and where many are out of range (saturated edges), their mean is another than that of their Y, Cb and Cr:
+     * by up to 31 levels in one of 20,000 values of a crop, on 750 photographs (2026-11). */
+    const bool convert = target->output == OUTPUT_RGB && picture->count == 1;
+    const Work work = choose_work(passes, convert);
     const int64_t *strides = target->strides, *chroma = target->chroma_strides;
     const int top = (int)view[WINDOW_TOP], left = (int)view[WINDOW_LEFT];
     Axis *axes = context->plane_axes;
@@ -202,12 +257,15 @@ bool planes_write_view(Context *context, const Planes *picture, const int64_t *v
         return false;
     Plane planes[3] = {{.data = picture->data[0], .stride = picture->width, .rows = &axes[0]}};
     if (!columns_make(&planes[0].columns, &context->plane_columns[0], &axes[1], passes)) return false;
+    uint8_t *output = target->data + shown.top * strides[1] + shown.left * strides[2];
+    if (picture->count == 3 && target->output == OUTPUT_RGB)
+        return make_rgb(context, picture, &axes[0], &axes[1], planes, &work) &&
+               write_pixels(context, planes, 3, output, strides, OUTPUT_YUV, &work);
     if (picture->count == 3) {
         const int height = (picture->height + picture->down_rows - 1) / picture->down_rows;
         const int width = (picture->width + picture->down_columns - 1) / picture->down_columns;
         const bool halved = target->output == OUTPUT_PLANES;
-        /* libjpeg does not interpolate in rows of less than 3 samples where there are two luma pixels for each. */
-        const bool interpolated = picture->down_columns == 1 || width > 2;
+        const bool interpolated = interpolates(picture);
         const Axis *rows = chroma_axis(context, 0, picture->down_rows, height, interpolated, halved, shown.top);
         const Axis *columns = chroma_axis(context, 1, picture->down_columns, width, interpolated, halved, shown.left);
         if (rows == NULL || columns == NULL) return false;
@@ -218,7 +276,6 @@ bool planes_write_view(Context *context, const Planes *picture, const int64_t *v
             return false;
         planes[2].columns = planes[1].columns;
     }
-    uint8_t *output = target->data + shown.top * strides[1] + shown.left * strides[2];
     if (target->output != OUTPUT_PLANES)
         return write_pixels(context, planes, picture->count, output, strides, target->output, &work);
     if (!write_plane(context, &planes[0], output, strides, &work)) return false;

@@ -7,6 +7,7 @@
  *   resize_x86.c  the same passes with vector instructions, byte for byte
  *   planes.c      pictures that are stored as planes of Y, Cb and Cr
  *   chroma.c      the filter of their chroma: resampling and libjpeg's interpolation in one
+ *   fine.c        their chroma at the size of luma
  *   color.c       Y, Cb and Cr to RGB and back, and rows of single planes, in plain C
  *   color_x86.c   the same with vector instructions, byte for byte
  *   raw.c         the planes of a JPEG picture, as they are stored in it
@@ -189,9 +190,24 @@ typedef void PlaneRows(const uint8_t *source, ptrdiff_t source_stride, uint8_t *
 /* Three rows into one of three bytes per pixel. */
 typedef void ColorRow(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *output, int width);
 
+/* Rows of chroma at the size of luma and of Y, Cb and Cr as planes of red, green and blue, as libjpeg makes them.
+ * `far` is the row beyond `near`, or NULL; `sums` has room for `count` + 2 numbers. */
+typedef struct {
+    const uint8_t *near, *far;
+    int begin, count, length; /* of the chroma samples that are wanted, and of the row */
+    bool doubled, interpolated;
+    int turn; /* 1 in the lower of two rows */
+} ChromaRow;
+typedef void FineRow(const ChromaRow *row, uint16_t *sums, uint8_t *output);
+typedef void SplitRow(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *const rgb[3], int width);
+
 PlaneRows plane_rows_portable;
 ColorRow to_rgb_portable, interleave_portable;
+FineRow fine_row_portable;
+SplitRow split_row_portable;
 #if defined(__x86_64__)
+FineRow fine_row_avx2;
+SplitRow split_row_avx2;
 bool columns_make_avx2(Columns *columns, Buffer *memory);
 PlaneRows plane_rows_avx2;
 ColorRow to_rgb_avx2, interleave_avx2;
