@@ -62,6 +62,9 @@ def pack(
     image: Annotated[
         Literal["keep", "jpeg"], typer.Option(help="Keep image files as they are, or make all of them JPEG.")
     ] = "keep",
+    pixels: Annotated[
+        Literal["jpeg", "yuv420"], typer.Option(help="Store image files, or planes: larger, and faster to decode.")
+    ] = "jpeg",
     shorter: Annotated[int | None, typer.Option(help="Make pictures smaller, to this shorter side in pixels.")] = None,
     longer_max: Annotated[int | None, typer.Option(help="The longest that the longer side may be, in pixels.")] = None,
     quality: Annotated[
@@ -96,6 +99,7 @@ def pack(
         source=source,
         out=out,
         image=image,
+        pixels=pixels,
         shorter=shorter,
         longer_max=longer_max,
         quality=quality,

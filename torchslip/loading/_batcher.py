@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchslip.decode import Draws, Header, Placement, View, make_decoder, read_header
+from torchslip.decode import Draws, Header, Output, Placement, View, make_decoder, read_header
 from torchslip.errors import SampleError
 from torchslip.loading._memory import empty_pictures
 from torchslip.loading._statistics import Statistics
@@ -53,6 +54,7 @@ class Batcher:
         on_error: ``raise`` or ``skip``.
         return_params: Add ``<key>_box`` to the batch.
         decoder: The name of a decoder, or ``auto``.
+        output: The colours of the pictures.
         max_pixels: Larger pictures are errors.
     """
 
@@ -67,16 +69,20 @@ class Batcher:
         on_error: OnError,
         return_params: bool,
         decoder: str,
+        output: Output,
         max_pixels: int,
     ) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}; got {on_error!r}.")
+        if output not in get_args(Output):
+            raise ValueError(f"output must be one of {', '.join(get_args(Output))}; got {output!r}.")
         self.source = source
         self.statistics = Statistics()
         self._order = order
         self._seed = seed
         self._image_field = _choose_image_field(source, image_field)
-        self._views = _name_views(views, self._image_field, source)
+        self._views = _name_views(views, self._image_field, source, output)
+        self._output: Output = output
         self._on_error = on_error
         self._return_params = return_params
         self._decoder = make_decoder(decoder)
@@ -98,7 +104,7 @@ class Batcher:
                 in a row cannot be read either.
         """
         ids = ids.copy()
-        pictures = _Pictures(self._views, ids, self._seed, epoch, key)
+        pictures = _Pictures(self._views, ids, self._seed, epoch, key, self._output)
         records = self._fill(pictures, ids, epoch, key)
         batch = pictures.in_batch(self._return_params)
         for name, kind in self.source.schema.items():
@@ -121,9 +127,13 @@ class Batcher:
         sizes = [each.view.output_size(each.draws(ids, self._seed, 0, 0)) for each in self._views]
         if any(size is None for size in sizes):
             return None
-        pixels = sum(height * width for height, width in filter(None, sizes))
+        pixels = sum(
+            part.channels * math.prod(part.size(*size))
+            for size in filter(None, sizes)
+            for part in _parts("", self._output)
+        )
         # Numbers of 8 bytes: the id, the mask, the boxes, and fields of the source.
-        per_sample = 3 * pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))
+        per_sample = pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))
         return len(ids) * per_sample
 
     def _fill(self, pictures: _Pictures, ids: npt.NDArray[np.int64], epoch: int, key: int) -> list[Record]:
@@ -200,18 +210,45 @@ class Batcher:
         return self._order.at((numbers * len(self._order)).astype(np.int64), epoch=epoch)
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One tensor of a view in the batch."""
+
+    key: str
+    channels: int = 3
+    halved: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        return (-(-height // 2), -(-width // 2)) if self.halved else (height, width)
+
+
+def _parts(key: str, output: Output) -> list[_Part]:
+    """The tensors of a view; those of all views come in the order in which decoders take them."""
+    return [_Part(f"{key}_y", 1), _Part(f"{key}_uv", 2, True)] if output == "planes" else [_Part(key)]
+
+
 class _Pictures:
-    """The outputs of all views of one batch."""
+    """The outputs of all views of one batch: of each its first part, and then of each its second, if it has two."""
 
     def __init__(
-        self, views: Sequence[_View], ids: npt.NDArray[np.int64], seed: int, epoch: int, batch_key: int
+        self,
+        views: Sequence[_View],
+        ids: npt.NDArray[np.int64],
+        seed: int,
+        epoch: int,
+        batch_key: int,
+        output: Output,
     ) -> None:
         self._views, self._seed, self._epoch, self._batch_key = views, seed, epoch, batch_key
+        self._output = output
+        parts = [_parts(each.key, output) for each in views]
+        self._parts = [part for same in zip(*parts, strict=True) for part in same]
         self._stacked: list[torch.Tensor | None] = []
         self._outputs: list[list[torch.Tensor]] = []
-        for each in views:
-            size = each.view.output_size(self._draws(each, ids))
-            stack = None if size is None else empty_pictures(len(ids), *size)
+        sizes = [each.view.output_size(self._draws(each, ids)) for each in views]
+        for number, part in enumerate(self._parts):
+            size = sizes[number % len(views)]
+            stack = None if size is None else empty_pictures(len(ids), *part.size(*size), channels=part.channels)
             self._stacked.append(stack)
             self._outputs.append([torch.empty(0)] * len(ids) if stack is None else list(stack.unbind(0)))
         self._boxes = np.zeros((len(views), len(ids), 4), np.float32)
@@ -234,18 +271,23 @@ class _Pictures:
             placement = each.view.place(sizes, self._draws(each, ids[rows]))
             placements.append(placement)
             self._boxes[number, rows] = placement.shown
+        for number, part in enumerate(self._parts):
             if self._stacked[number] is None:
-                for row, (height, width) in zip(rows, placement.size.tolist(), strict=True):
-                    self._outputs[number][row] = empty_pictures(1, height, width)[0]
-        outputs = [[view[row] for row in rows] for view in self._outputs]
-        failures = decoder.decode(images, headers, placements, outputs)
+                placed = placements[number % len(placements)].size.tolist()
+                for row, (height, width) in zip(rows, placed, strict=True):
+                    shape = part.size(height, width)
+                    self._outputs[number][row] = empty_pictures(1, *shape, channels=part.channels)[0]
+        outputs = [[part[row] for row in rows] for part in self._outputs]
+        # Decoders that know nothing of other colours need not.
+        options = {} if self._output == "rgb" else {"output": self._output}
+        failures = decoder.decode(images, headers, placements, outputs, **options)
         return {rows[index]: error for index, error in failures.items()}
 
     def in_batch(self, return_params: bool) -> Batch:
         """Batch key to tensor or list of tensors, and the boxes if asked for."""
         batch: Batch = {}
-        for each, stack, outputs in zip(self._views, self._stacked, self._outputs, strict=True):
-            batch[each.key] = outputs if stack is None else stack
+        for part, stack, outputs in zip(self._parts, self._stacked, self._outputs, strict=True):
+            batch[part.key] = outputs if stack is None else stack
         if return_params:
             for each, boxes in zip(self._views, self._boxes, strict=True):
                 batch[f"{each.key}_box"] = torch.from_numpy(boxes.copy())
@@ -266,7 +308,7 @@ def _choose_image_field(source: Source, name: str | None) -> str:
     return fields[0]
 
 
-def _name_views(views: View | Mapping[str, View], image_field: str, source: Source) -> list[_View]:
+def _name_views(views: View | Mapping[str, View], image_field: str, source: Source, output: Output) -> list[_View]:
     named = views if isinstance(views, Mapping) else {image_field: views}
     if not named:
         raise ValueError("views must name at least one view, got none.")
@@ -274,8 +316,11 @@ def _name_views(views: View | Mapping[str, View], image_field: str, source: Sour
     for key, view in named.items():
         if not isinstance(view, View):
             raise TypeError(f"views must be a view such as ts.CenterCrop(224), or names to views; got {view!r}.")
-        if key in taken:
-            raise ValueError(f"The view {key!r} has the name of another batch key; rename it. Taken: {sorted(taken)}.")
+        for part in _parts(key, output):
+            if part.key in taken:
+                raise ValueError(
+                    f"The view {part.key!r} has the name of another batch key; rename it. Taken: {sorted(taken)}."
+                )
     return [_View(key, view) for key, view in named.items()]
 
 

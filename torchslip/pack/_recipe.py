@@ -9,11 +9,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torchslip.errors import FormatError
 from torchslip.pack._shard_builder import parse_size
-from torchslip.pack._transcode import ImageRule, Resize, encoder_version
+from torchslip.pack._transcode import ImageRule, Pixels, Resize, encoder_version
 from torchslip.sources import (
     FORMATS,
     IMG_EXTENSIONS,
@@ -27,10 +27,7 @@ from torchslip.sources import (
 )
 from torchslip.sources.mds import checked_hashes, parse_compression
 
-__all__ = ["Pixels", "Recipe", "make_recipe", "open_source"]
-
-Pixels = Literal["jpeg"]
-"""How the pixels of an image are stored: ``jpeg`` means as an image file."""
+__all__ = ["Recipe", "make_recipe", "open_source"]
 
 _VERSION = 1  # of the bytes that a recipe makes
 _ENCODINGS: Mapping[FieldKind, str] = {
@@ -52,6 +49,7 @@ class Recipe:
         fields: Name to kind of what is stored.
         columns: Name to MDS encoding.
         rule: What becomes of the images.
+        pixels: How they are stored.
         shard_bytes: Of a shard, before compression.
         compression: Of the shards, or None.
         hashes: In the index.
@@ -63,6 +61,7 @@ class Recipe:
     fields: Mapping[str, FieldKind]
     columns: Mapping[str, str]
     rule: ImageRule
+    pixels: Pixels
     shard_bytes: int
     compression: str | None
     hashes: Sequence[str]
@@ -87,8 +86,8 @@ class Recipe:
             "version": _VERSION,
             "columns": dict(self.columns),
             "image": rule,
-            "encoder": None if self.rule == "keep" else encoder_version(),
-            "pixels": "jpeg",
+            "encoder": None if self.rule == "keep" and self.pixels == "jpeg" else encoder_version(self.pixels),
+            "pixels": self.pixels,
             "shard_bytes": self.shard_bytes,
             "compression": self.compression,
             "hashes": list(self.hashes),
@@ -124,6 +123,8 @@ def make_recipe(
         raise ValueError(f"image must be 'keep', 'jpeg' or Resize(shorter=, longer_max=, quality=); got {image!r}.")
     if pixels not in get_args(Pixels):
         raise ValueError(f"pixels must be one of {', '.join(get_args(Pixels))}; got {pixels!r}.")
+    if pixels == "yuv420" and image == "jpeg":
+        raise ValueError("image='jpeg' says how image files are stored, but pixels='yuv420' stores none; leave it out.")
     if compression:
         parse_compression(compression)
     fields = {name: kind for name, kind in source.schema.items() if labels or name != "label"}
@@ -132,8 +133,9 @@ def make_recipe(
     encodings: Mapping[str, str] = getattr(source, "encodings", {})
     return Recipe(
         fields=fields,
-        columns={name: _encoding(kind, encodings.get(name), image) for name, kind in fields.items()},
+        columns={name: _encoding(kind, encodings.get(name), image, pixels) for name, kind in fields.items()},
         rule=image,
+        pixels=pixels,
         shard_bytes=parse_size(
             operator.index(shard_bytes) if not isinstance(shard_bytes, str) else shard_bytes, argument="shard_bytes"
         ),
@@ -145,10 +147,12 @@ def make_recipe(
     )
 
 
-def _encoding(kind: FieldKind, given: str | None, image: ImageRule) -> str:
+def _encoding(kind: FieldKind, given: str | None, image: ImageRule, pixels: Pixels) -> str:
     """How a field is stored: as it was, where it comes from MDS."""
     if kind != "image":
         return given or _ENCODINGS[kind]
+    if pixels == "yuv420":
+        return "bytes"  # which the sidecar calls an image
     if image == "keep" and given in ("jpeg", "png", "pil"):
         return "png" if given == "pil" else given  # which comes as a PNG
     return "jpeg"

@@ -62,7 +62,9 @@ class PrepareRecords:
         sizes, histograms = {}, {}
         for name in self.recipe.image_fields:
             try:
-                stored = store_image(record[name], self.recipe.rule, verify=self.recipe.verify)
+                stored = store_image(
+                    record[name], self.recipe.rule, verify=self.recipe.verify, pixels=self.recipe.pixels
+                )
                 if self.recipe.statistics:
                     histograms[name] = channel_histogram(stored.data)
             except (MissingDependencyError, MemoryError):
