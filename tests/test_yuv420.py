@@ -84,10 +84,13 @@ def apart(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> int:
 
 
 @needs_kernel
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize(
+    ("size", "form"),
+    [(size, form) for size in SIZES for form in FORMS if size == SIZES[0] or form not in ("progressive", "restart")],
+    ids=str,
+)
 @pytest.mark.parametrize("backend", AVAILABLE)
-def test_every_view_has_the_pixels_of_the_jpeg_within_one_level(backend, form, size):
+def test_every_view_has_the_pixels_of_the_jpeg_within_one_level(backend, size, form):
     jpeg = picture(*size, **FORMS[form])
     planes = stored(jpeg)
 
