@@ -35,18 +35,30 @@ FORMS = {
     "progressive": {"progressive": True},
     "restart": {"restart_marker_rows": 1},
     "gray": {"gray": True},
+    "4:4:0": {"subsampling": "4:2:2", "factors": 0x12},
 }
 SIZES = [(147, 93), (160, 121), (7, 5), (5, 9), (4, 4), (2, 3), (1, 1), (50, 1), (1, 50)]
 
 
-def picture(width: int = 147, height: int = 93, *, gray: bool = False, **options: object) -> bytes:
-    """A JPEG of waves in colours that nowhere leave the range of RGB."""
+def picture(width: int = 147, height: int = 93, *, gray: bool = False, factors: int = 0, **options: object) -> bytes:
+    """A JPEG of waves in colours that nowhere leave the range of RGB.
+
+    Pillow writes no other `factors` of luma; with another place for each block, its files become such, of other sizes.
+    """
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x * a + y * b) for a, b in ((0.05, 0.3), (0.21, 0.02), (0.13, 0.11))]
     image = Image.fromarray((128 + 50 * np.stack(waves, axis=-1)).astype(np.uint8))
     buffer = io.BytesIO()
     (image.convert("L") if gray else image).save(buffer, "JPEG", quality=95, **options)
-    return buffer.getvalue()
+    data = bytearray(buffer.getvalue())
+    if factors:
+        at = data.index(b"\xff\xc0")
+        columns, rows = (
+            -(-side // (8 * factor)) for side, factor in ((width, data[at + 11] >> 4), (height, data[at + 11] & 15))
+        )
+        data[at + 11] = factors
+        data[at + 5 : at + 9] = struct.pack(">2H", 8 * rows * (factors & 15) - 1, 8 * columns * (factors >> 4) - 1)
+    return bytes(data)
 
 
 def stored(data: bytes) -> bytes:
@@ -229,6 +241,18 @@ def test_outputs_may_have_any_layout(output):
     for each in inside:
         each.fill_(9)
     assert all((each == 9).all() for each in wide)
+
+
+@pytest.mark.parametrize("backend", AVAILABLE)
+def test_other_chroma_is_stored_as_that_of_4_2_0(backend):
+    jpeg = picture(subsampling="4:2:0", factors=0x41)
+    data = stored(jpeg)
+
+    assert tuple(data[5:8]) == (2, 2, 3)
+    difference = (
+        decode(backend, data, place(data, Decode()))[0].float() - decode(backend, jpeg, place(data, Decode()))[0]
+    )
+    assert difference.abs().mean() <= 8
 
 
 def test_the_layout_is_the_documented_one():

@@ -186,10 +186,14 @@ AVX2 static inline void store_pixels(uint8_t *output, __m128i a, __m128i b, __m1
         _mm_setr_epi8(10, -1, -1, 11, -1, -1, 12, -1, -1, 13, -1, -1, 14, -1, -1, 15)};
 
     for (int i = 0; i < 3; i++) {
-        __m128i bytes = _mm_or_si128(_mm_or_si128(_mm_shuffle_epi8(a, places[3 * i]), _mm_shuffle_epi8(b, places[3 * i + 1])),
-                                     _mm_shuffle_epi8(c, places[3 * i + 2]));
+        __m128i both = _mm_or_si128(_mm_shuffle_epi8(a, places[3 * i]), _mm_shuffle_epi8(b, places[3 * i + 1]));
+        __m128i bytes = _mm_or_si128(both, _mm_shuffle_epi8(c, places[3 * i + 2]));
         _mm_storeu_si128((__m128i *)(output + 16 * i), bytes);
     }
+}
+
+AVX2 static inline void load_rgb(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, __m128i *rgb) {
+    to_rgb(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)y)), centered(cb), centered(cr), rgb);
 }
 
 /* The last group overlaps the one before it. */
@@ -201,7 +205,7 @@ AVX2 void to_rgb_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, ui
     for (int next = 0; next < width; next += GROUP) {
         int x = next + GROUP <= width ? next : width - GROUP;
         __m128i rgb[3];
-        to_rgb(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(y + x))), centered(cb + x), centered(cr + x), rgb);
+        load_rgb(y + x, cb + x, cr + x, rgb);
         store_pixels(output + 3 * x, rgb[0], rgb[1], rgb[2]);
     }
 }
@@ -214,7 +218,7 @@ AVX2 void split_row_avx2(const uint8_t *y, const uint8_t *cb, const uint8_t *cr,
     for (int next = 0; next < width; next += GROUP) {
         int x = next + GROUP <= width ? next : width - GROUP;
         __m128i bytes[3];
-        to_rgb(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(y + x))), centered(cb + x), centered(cr + x), bytes);
+        load_rgb(y + x, cb + x, cr + x, bytes);
         for (int i = 0; i < 3; i++) _mm_storeu_si128((__m128i *)(rgb[i] + x), bytes[i]);
     }
 }

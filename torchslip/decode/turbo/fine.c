@@ -1,13 +1,14 @@
 /* Chroma at the size of luma, as libjpeg interpolates it: 3/4 of the nearer sample and 1/4 of the other, along columns
- * first; halves are rounded up and down in turn. The loops are compiled twice, of which the compiler makes vector code. */
+ * first; halves are rounded up and down in turn. The loops are compiled twice, and the compiler makes vector code of
+ * them. */
 #include <string.h>
 
 #include "turbo.h"
 
 static inline __attribute__((always_inline)) void fine_row(const ChromaRow *row, uint16_t *sums, uint8_t *output) {
     const uint8_t *near = row->near + row->begin, *far = row->far == NULL ? NULL : row->far + row->begin;
-    const int count = row->count, first = row->begin > 0 ? -1 : 0, last = row->begin + count < row->length ? count + 1 : count;
-    const int turn = row->turn;
+    const int count = row->count, turn = row->turn;
+    const int first = row->begin > 0 ? -1 : 0, last = row->begin + count < row->length ? count + 1 : count;
     uint16_t *sum = sums + 1;
 
     if (!row->doubled) {

@@ -1,5 +1,6 @@
-/* Views of pictures that are stored as planes: each output row is weighed from the rows of a plane, then its columns,
- * and only then Y, Cb and Cr become RGB. A few rows at a time, so that what lies in between stays in the cache.
+/* Views of pictures that are stored as planes. For RGB, the rows and columns that a view needs become planes of red,
+ * green and blue, with the pixels of libjpeg; else the planes are resampled as they are. Each output row is weighed from
+ * the rows of a plane, and then its columns, a few rows at a time: what lies in between stays in the cache.
  *
  * The layout is told in _planes.py: 16 bytes of header, then Y, Cb and Cr at their true sizes. */
 #include <string.h>

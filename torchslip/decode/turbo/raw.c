@@ -55,7 +55,8 @@ bool jpeg_read_planes(Context *context, uint8_t *output, size_t capacity, Planes
     JSAMPROW lines[3][MAX_SAMP_FACTOR * BLOCK];
     JSAMPARRAY planes_lines[3] = {lines[0], lines[1], lines[2]};
     for (int i = 0; i < planes->count; i++)
-        for (int row = 0; row < jpeg->comp_info[i].v_samp_factor * BLOCK; row++, rows += strides[i]) lines[i][row] = rows;
+        for (int row = 0; row < jpeg->comp_info[i].v_samp_factor * BLOCK; row++, rows += strides[i])
+            lines[i][row] = rows;
     const JDIMENSION step = (JDIMENSION)jpeg->max_v_samp_factor * BLOCK;
     for (JDIMENSION group = 0; jpeg->output_scanline < jpeg->output_height; group++) {
         if (jpeg_read_raw_data(jpeg, planes_lines, step) == 0) return fail(context, "its rows could not be read");

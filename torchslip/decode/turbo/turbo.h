@@ -167,13 +167,13 @@ bool planes_write_view(Context *context, const Planes *planes, const int64_t *vi
 bool jpeg_read_planes(Context *context, uint8_t *output, size_t capacity, Planes *planes, size_t *size);
 
 /* The resampling of chroma that goes with that of luma: what `luma` makes of chroma that libjpeg has interpolated to
- * the size of luma. `factor` is 1 or 2, `length` that of the chroma axis. With `halved`, each output is the mean of the
- * two of luma at 2i and 2i + 1, counted from `parity` (0 or 1) before the first. False: out of memory. */
+ * its size. `factor` is 1 or 2, `length` that of the chroma axis. With `halved`, each output is the mean of the two of
+ * luma at 2i and 2i + 1, counted from `parity` (0 or 1) before the first. False: out of memory. */
 bool axis_make_chroma(Axis *axis, Buffer *temporary, const Axis *luma, int factor, int length, bool interpolated,
                       bool halved, int parity);
 
-/* Rows of one byte per pixel. `source` is where the pixel `axis->begin` lies, with `columns_slack` readable bytes behind
- * the last; room for `columns_room` bytes is needed in each row of the output. */
+/* Rows of one byte per pixel. `source` is where the pixel `axis->begin` lies, with `columns_slack` readable bytes
+ * behind the last; room for `columns_room` bytes is needed in each row of the output. */
 typedef struct {
     const Axis *axis;
     int pairs; /* of taps; 0: the window of a group is too large */
