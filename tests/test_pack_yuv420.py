@@ -243,6 +243,17 @@ def test_samples_by_index_and_whole_pictures_come_in_every_output(packed, output
         assert list(whole["image"].shape) == [3, *sizes]
 
 
+def test_planes_are_shown_in_colour(packed):
+    views = {"one": ts.ResizeCrop(24, 24), "two": ts.CenterCrop(31)}
+    dataset = ts.ImageDataset(packed, views=views, batch_size=4)
+    planes = ts.ImageDataset(packed, views=views, batch_size=4, output="planes")
+    (shown, wanted) = (np.asarray(ts.show_batch(next(iter(each))), int) for each in (planes, dataset))
+
+    assert shown.shape == wanted.shape
+    # The names of the views below the pictures differ.
+    assert np.abs(shown - wanted).mean() <= 6
+
+
 def test_both_outputs_become_the_rgb_that_the_dataset_gives(packed):
     def batch(output):
         return next(iter(ts.ImageDataset(packed, views=ts.ResizeCrop(24, 24), batch_size=42, output=output)))
