@@ -93,6 +93,7 @@ def _panel_title(pictures: dict[str, Any]) -> str:
     what = {
         "resized": "Pictures resized to 256 pixels on the shorter side",
         "original": "The same pictures at their original size",
+        "2048x1536": "Pictures of 2048 x 1536",
     }[pictures["kind"]]
     return f"{what} ({pictures['megapixels']:.2f} megapixels, {pictures['file_bytes'] / 1000:.0f} kB each)"
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,38 @@ def test_portable_and_vector_passes_give_the_same_bytes(size, monkeypatch):
     monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", "portable")
 
     assert equal(decode(images, placement), best)
+
+
+RESTARTS = [{}, {"restart_marker_blocks": 1}, {"restart_marker_blocks": 3}, {"restart_marker_rows": 1}]
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("restarts", RESTARTS, ids=str)
+def test_our_entropy_decoder_gives_the_bytes_of_libjpegs(subsampling, restarts, monkeypatch):
+    images = [
+        picture(seed, width=283, height=211, subsampling=subsampling, quality=95, optimize=seed % 2 == 0, **restarts)
+        for seed in range(6)
+    ]
+    placements = [place(images, view) for view in (ts.RandomResizedCrop(64), ts.CenterCrop(50), ts.Decode())]
+    ours = decode(images, *placements)
+    monkeypatch.setenv("TORCHSLIP_TURBO_ENTROPY", "libjpeg")
+
+    assert equal(decode(images, *placements), ours)
+
+
+def test_a_tile_between_restart_markers_is_read_without_the_others():
+    image = picture(3, width=256, height=256, restart_marker_blocks=4)  # 16 MCUs of 16 pixels in a row
+    box = np.array([[130, 140, 40, 40]])
+    (whole,) = decode([image], Placement.of_crops(box, box[:, 2:]))[0]
+    markers = [i for i in range(len(image)) if image[i] == 0xFF and 0xD0 <= image[i + 1] <= 0xD7]
+    blank = bytearray(image)
+    # Every tile but those of rows 128 to 175 and columns 128 to 191, which the crop and its edge lie in.
+    for tile, (begin, end) in enumerate(pairwise(markers), 1):
+        if not (8 <= tile // 4 <= 10 and tile % 4 == 2):
+            blank[begin + 2 : end] = bytes(end - begin - 2)
+    (alone,) = decode([bytes(blank)], Placement.of_crops(box, box[:, 2:]))[0]
+
+    assert torch.equal(alone, whole)
 
 
 def test_views_together_are_what_each_gives_alone_at_any_scale():
@@ -274,6 +307,7 @@ def test_fuzzed_files_and_geometry_pass_the_address_sanitizer(tmp_path: Path):
         "full_chroma": {"subsampling": "4:4:4"},
         "half_chroma": {"subsampling": "4:2:2"},
         "restart": {"restart_marker_rows": 1},
+        "tiles": {"restart_marker_blocks": 3, "quality": 95},
     }
     for name, each in options.items():
         (tmp_path / f"{name}.jpg").write_bytes(picture(1, width=131, height=97, **each))

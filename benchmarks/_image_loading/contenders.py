@@ -7,68 +7,23 @@ of their own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from _image_loading.job import SIZE_PX, Contender, Epoch, Job
+from _image_loading.many_views import MANY_VIEWS
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["CONTENDERS", "PEERS", "Contender", "Job"]
-
-SIZE_PX = 224
+__all__ = ["CONTENDERS", "PEERS", "SINGLE_VIEW"]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What every contender has to do.
-
-    Attributes:
-        folder: ``class/picture.jpg``.
-        beton: The same pictures as FFCV stores them.
-        cores: As many worker processes or threads.
-        batch_size: Pictures per batch.
-        seed: Of the order and the crops.
-    """
-
-    folder: Path
-    beton: Path
-    cores: int
-    batch_size: int
-    seed: int
-
-
-Epoch = Callable[[], "Iterator[torch.Tensor]"]
-"""Begins an epoch: the pictures of each batch, uint8, ``[B, 3, H, W]`` or ``[B, H, W, 3]``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """One bar of the chart.
-
-    Attributes:
-        name: What is typed and stored.
-        label: What it is, for a reader who has not seen the code.
-        modules: Imported before the clock of the first batch starts; one that is missing rules the contender out.
-        packages: Whose versions are reported.
-        build: Makes the loader.
-        needs_two_cores: Why it cannot be run on one core; empty if it can.
-    """
-
-    name: str
-    label: str
-    modules: tuple[str, ...]
-    packages: tuple[str, ...]
-    build: Callable[[Job], Epoch]
-    needs_two_cores: str = ""
-
-
-def _torchslip_dataset(job: Job, decoder: str = "auto") -> Any:
+def _torchslip_dataset(job: Job, decoder: str = "auto", pixels: str | None = None) -> Any:
     import torchslip as ts
 
     return ts.ImageDataset(
-        job.folder,
+        job.pack(pixels) if pixels else job.folder,
         views=ts.RandomResizedCrop(SIZE_PX),
         batch_size=job.batch_size,
         shuffle=True,
@@ -77,10 +32,10 @@ def _torchslip_dataset(job: Job, decoder: str = "auto") -> Any:
     )
 
 
-def _torchslip(job: Job, decoder: str = "auto") -> Epoch:
+def _torchslip(job: Job, decoder: str = "auto", pixels: str | None = None) -> Epoch:
     import torchslip as ts
 
-    loader = ts.DataLoader(_torchslip_dataset(job, decoder), num_workers=job.cores, persistent_workers=True)
+    loader = ts.DataLoader(_torchslip_dataset(job, decoder, pixels), num_workers=job.cores, persistent_workers=True)
     return lambda: (batch["image"] for batch in loader)
 
 
@@ -172,6 +127,12 @@ def _ffcv(job: Job) -> Epoch:
 _TORCH = ("torch", "torchvision", "numpy", "pillow")
 _OURS = ("torchslip", *_TORCH)
 
+
+def _packed(name: str, pixels: str, label: str) -> Contender:
+    modules = ("torchslip", "torchvision.io")
+    return Contender(name, label, modules, _OURS, partial(_torchslip, pixels=pixels), pixels=pixels)
+
+
 CONTENDERS: dict[str, Contender] = {
     each.name: each
     for each in (
@@ -196,6 +157,9 @@ CONTENDERS: dict[str, Contender] = {
             _OURS,
             _torchslip_in_torch_loader,
         ),
+        _packed("torchslip-mds", "jpeg", "torchslip, packed, the files as they are"),
+        _packed("torchslip-indexed", "jpeg-indexed", "torchslip, packed with a tile index"),
+        _packed("torchslip-yuv420", "yuv420", "torchslip, packed as YUV420"),
         Contender(
             "torchvision-pil",
             "torchvision ImageFolder, Pillow",
@@ -225,7 +189,10 @@ CONTENDERS: dict[str, Contender] = {
             _ffcv,
             needs_two_cores="FFCV 1.0.2 hangs when it is pinned to one core",
         ),
+        *MANY_VIEWS,
     )
 }
 
-PEERS: tuple[str, ...] = tuple(name for name in CONTENDERS if not name.startswith("torchslip"))
+PEERS: tuple[str, ...] = tuple(each.name for each in CONTENDERS.values() if not each.is_ours)
+
+SINGLE_VIEW: tuple[str, ...] = tuple(each.name for each in CONTENDERS.values() if len(each.view_px) == 1)

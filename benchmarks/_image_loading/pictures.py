@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 __all__ = ["Kind", "PictureSet", "default_source", "prepare"]
 
-Kind = Literal["resized", "original"]
+Kind = Literal["resized", "original", "2048x1536"]
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png")
 _SHORTER_PX, _LONGER_MOST_PX, _QUALITY = 256, 512, 95
+_LARGE_PX, _LARGE_QUALITY = (2048, 1536), 90
 _LAYOUT = 1  # change it when the pictures of a set change
 _DRAWN_CLASSES, _DRAWN_PER_CLASS = 8, 25
 _SHARED_DATA = Path(__file__).parents[3] / "shared/data"
@@ -30,7 +31,7 @@ class PictureSet:
     """A folder of pictures that is whole.
 
     Attributes:
-        kind: ``resized`` or ``original``.
+        kind: ``resized``, ``original`` or ``2048x1536``.
         folder: ``class/picture``.
         count: Files.
         distinct: Pictures that differ; the others are copies, each a file of its own.
@@ -45,11 +46,6 @@ class PictureSet:
     megapixels: float
     file_bytes: float
 
-    @property
-    def beton(self) -> Path:
-        """Where FFCV's file of this set lies or will lie."""
-        return Path(self.folder).with_name("pictures.beton")
-
 
 def default_source(work: Path) -> Path:
     """The photographs of the test data, or else a folder of drawn pictures below `work`."""
@@ -63,7 +59,8 @@ def prepare(source: Path, kind: Kind, count: int, work: Path) -> PictureSet:
     Args:
         source: A folder of pictures at any depth; the folder that holds a picture is its class.
         kind: ``resized``: shorter side 256, at most 512 on the longer (cut off at both ends), quality 95, 4:2:0.
-            ``original``: the files as they are.
+            ``original``: the files as they are. ``2048x1536``: made as large (or 1536 x 2048) with a Lanczos filter,
+            cut off where the shape differs, quality 90, 4:2:0.
         count: How many files the set has: evenly taken if `source` has more, copied if it has fewer.
         work: Where sets are kept.
 
@@ -116,6 +113,11 @@ def _write(file: Path, target: Path, kind: Kind) -> None:
         return
     with Image.open(file) as image:
         rgb = image.convert("RGB")
+    if kind == "2048x1536":
+        wide = rgb.width >= rgb.height
+        large = ImageOps.fit(rgb, _LARGE_PX if wide else _LARGE_PX[::-1], Image.Resampling.LANCZOS)
+        large.save(target, "JPEG", quality=_LARGE_QUALITY, subsampling="4:2:0")
+        return
     scale = _SHORTER_PX / min(rgb.size)
     width, height = (max(round(side * scale), _SHORTER_PX) for side in rgb.size)
     rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)

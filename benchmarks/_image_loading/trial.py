@@ -12,13 +12,14 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from _machine import usable_cores, versions
 
-from _image_loading.contenders import CONTENDERS, SIZE_PX, Contender, Epoch, Job
+from _image_loading.contenders import CONTENDERS
+from _image_loading.job import Contender, Epoch, Job
 
 
 class _Events:
@@ -52,12 +53,13 @@ def main() -> None:
 
 
 def _measure(contender: Contender, arguments: argparse.Namespace, send: Callable[..., None]) -> dict[str, Any]:
-    job = Job(arguments.folder, arguments.beton, arguments.cores, arguments.batch_size, arguments.seed)
+    job = Job(arguments.folder, arguments.cores, arguments.batch_size, arguments.seed)
     start = time.perf_counter()
     epoch = contender.build(job)
-    first_batch_seconds = _warm_up(epoch, start, arguments, send)
+    first_batch_seconds = _warm_up(epoch, start, contender.view_px, arguments, send)
     seconds = []
-    for _ in range(arguments.epochs):
+    epochs = min(arguments.epochs, contender.epochs or arguments.epochs)
+    for _ in range(epochs):
         start = time.perf_counter()
         pictures = _count(epoch)
         seconds.append(time.perf_counter() - start)
@@ -66,20 +68,22 @@ def _measure(contender: Contender, arguments: argparse.Namespace, send: Callable
     return {
         "first_batch_seconds": first_batch_seconds,
         "epoch_seconds": seconds,
-        "images_per_second": arguments.images * arguments.epochs / sum(seconds),
+        "images_per_second": arguments.images * epochs / sum(seconds),
     }
 
 
-def _warm_up(epoch: Epoch, start: float, arguments: argparse.Namespace, send: Callable[..., None]) -> float:
+def _warm_up(
+    epoch: Epoch, start: float, view_px: Sequence[int], arguments: argparse.Namespace, send: Callable[..., None]
+) -> float:
     """Run the first epoch, and look whether the batches are what they have to be."""
     seconds = None
-    for images in epoch():
+    wanted = sorted(tuple(sorted((arguments.batch_size, 3, px, px))) for px in view_px)
+    for views in map(_views_of, epoch()):
         if seconds is None:
             seconds = time.perf_counter() - start
             send("first_batch")
-        found = str(images.dtype), tuple(sorted(images.shape))
-        if found != ("torch.uint8", tuple(sorted((arguments.batch_size, 3, SIZE_PX, SIZE_PX)))):
-            raise RuntimeError(f"a batch is {found[0]} {list(images.shape)}")
+        if {str(each.dtype) for each in views} != {"torch.uint8"} or sorted(_shape(each) for each in views) != wanted:
+            raise RuntimeError(f"a batch is {[(each.dtype, list(each.shape)) for each in views]}")
     send("warm")
     if seconds is None:
         raise RuntimeError("the first epoch has no batches")
@@ -88,14 +92,21 @@ def _warm_up(epoch: Epoch, start: float, arguments: argparse.Namespace, send: Ca
 
 def _count(epoch: Epoch) -> int:
     # Nothing is done with a batch but to look at its shape: no copy, no conversion, no device.
-    return sum(images.shape[0] for images in epoch())
+    return sum(_views_of(batch)[0].shape[0] for batch in epoch())
+
+
+def _views_of(batch: Any) -> Sequence[Any]:
+    return batch if isinstance(batch, list) else [batch]
+
+
+def _shape(images: Any) -> tuple[int, ...]:
+    return tuple(sorted(images.shape))
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--beton", type=Path, required=True)
     parser.add_argument("--images", type=int, required=True)
     parser.add_argument("--cores", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)

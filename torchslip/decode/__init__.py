@@ -7,6 +7,7 @@ from torchslip.decode._fixed_crops import CenterCrop, Decode, ResizeCrop, Resize
 from torchslip.decode._header import Header, read_header, read_size
 from torchslip.decode._picture import check_picture, open_picture, planes_of, store_planes
 from torchslip.decode._random_crops import DirectRandomResizedCrop, RandomResizedCrop
+from torchslip.decode._tile_index import index_jpeg, index_version, why_no_index
 from torchslip.decode._view import Placement, View
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "View",
     "backends",
     "check_picture",
+    "index_jpeg",
+    "index_version",
     "interpolate_chroma",
     "make_decoder",
     "open_picture",
@@ -34,4 +37,5 @@ __all__ = [
     "read_size",
     "store_planes",
     "to_rgb",
+    "why_no_index",
 ]

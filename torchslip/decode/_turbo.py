@@ -1,8 +1,9 @@
 """The fast decoder: JPEG by a small C kernel over libjpeg-turbo, a whole batch in one call without the GIL.
 
 The kernel decodes only the rows and columns that the views of a picture need, once for all views, and resamples them
-straight into the batch. Whatever it does not take (other formats, four colour components, damaged files) goes through
-`TorchvisionDecoder`, so that both decoders accept the same files.
+straight into the batch. What lies between the restart markers of a file is skipped where no view needs it. Whatever it
+does not take (other formats, four colour components, damaged files) goes through `TorchvisionDecoder`, so that both
+decoders accept the same files.
 
 Its sources lie in the folder ``turbo``; they are compiled when torchslip is installed, and never at import.
 """
@@ -33,10 +34,13 @@ LIBRARY = _FOLDER / "libtorchslip_turbo.so"
 WHY_NOT_BUILT = _FOLDER / "not_built.txt"
 """What the build leaves where it could make no library: the reason and the remedy."""
 
-_INTERFACE_VERSION = 2
+_INTERFACE_VERSION = 3
 _OUTPUTS: dict[Output, int] = {"rgb": 0, "yuv": 1, "planes": 2}
-_PASSES = {"best": 0, "portable": 1}
-"""Values of the environment variable TORCHSLIP_TURBO_PASSES: all give the same bytes, ``best`` the fastest."""
+_VARIANTS = {
+    "TORCHSLIP_TURBO_PASSES": {"best": 0, "portable": 1},
+    "TORCHSLIP_TURBO_ENTROPY": {"own": 0, "libjpeg": 2},
+}
+"""Environment variables, their values, and the flags of these: all give the same bytes, the first ones the fastest."""
 
 # A picture is decoded at 1/2, 1/4 or 1/8 where what is left is at least this many times larger than the output.
 # libjpeg averages blocks of pixels there, and an average followed by a triangle is not quite the triangle: a step of
@@ -54,8 +58,8 @@ _REINSTALL = "pip install --force-reinstall --no-deps --no-cache-dir --no-binary
 class TurboDecoder:
     """Decodes the regions that the views need, by the compiled kernel. See `Decoder`.
 
-    Same bytes for any number of threads and any processor. A file that is damaged below the last row that a view needs
-    can go unnoticed, but not one that is cut off.
+    Same bytes for any number of threads and any processor. A file that is damaged where no view needs it can go
+    unnoticed, but not one that is cut off.
 
     Args:
         threads: Threads within one call. Default: one in worker processes of a DataLoader, else as many as torch uses.
@@ -133,7 +137,6 @@ class TurboDecoder:
         geometry = np.ascontiguousarray(geometry)
         messages = np.zeros((count, kernel.turbo_message_bytes()), np.uint8)
         margin = _SCALE_MARGIN if self._scaled_decode else 0
-        passes = _chosen_passes()
         failed = kernel.turbo_decode(
             count,
             views,
@@ -146,7 +149,7 @@ class TurboDecoder:
             _OUTPUTS[output],
             self._thread_count(),
             margin,
-            passes,
+            _variant(),
             messages.ctypes.data,
         )
         if not failed:
@@ -164,11 +167,16 @@ def _geometry(place: Placement) -> npt.NDArray[np.int64]:
     return np.concatenate((place.box, place.resized, place.window, place.size), axis=1, dtype=np.int64)
 
 
-def _chosen_passes() -> int:
-    name = os.environ.get("TORCHSLIP_TURBO_PASSES", "best")
-    if name not in _PASSES:
-        raise ValueError(f"TORCHSLIP_TURBO_PASSES must be one of {', '.join(_PASSES)}; got {name!r}.")
-    return _PASSES[name]
+def _variant() -> int:
+    flags = 0
+    for variable, values in _VARIANTS.items():
+        name = os.environ.get(variable)
+        if name is None:
+            continue
+        if name not in values:
+            raise ValueError(f"{variable} must be one of {', '.join(values)}; got {name!r}.")
+        flags |= values[name]
+    return flags
 
 
 def _rows_of(place: Placement, rows: list[int]) -> Placement:

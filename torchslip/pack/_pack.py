@@ -97,7 +97,9 @@ def pack(
         out: A folder or URL; nothing else may be in it.
         image: ``keep`` stores image files as they are, ``jpeg`` encodes those that are not JPEG (with quality 95), and
             `Resize` makes the larger ones smaller.
-        pixels: ``jpeg`` stores image files. ``yuv420`` stores planes: larger, and decoded several times as fast.
+        pixels: ``jpeg`` stores images as image files; ``jpeg-indexed`` writes the JPEG files among them again without
+            loss, with restart markers, so that a crop decodes only the tiles it needs. Needs the compiled kernel.
+            ``yuv420`` stores planes of Y, Cb and Cr: larger, and decoded several times as fast.
         shard_bytes: Of a shard before compression, below 4 GiB, such as ``"64mb"``.
         compression: ``zstd``, ``br``, ``bz2``, ``gz`` or ``snappy``, or with a level such as ``zstd:7``. JPEG files do
             not get smaller.
@@ -122,6 +124,7 @@ def pack(
         FileExistsError: If another dataset is in `out`, finished or not, or anything else.
         SampleError: If a record cannot be read or decoded.
         ValueError: If an option is not a valid one.
+        MissingDependencyError: If ``jpeg-indexed`` is asked for and the kernel is not there.
     """
     if on_error not in get_args(OnError):
         raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}; got {on_error!r}.")

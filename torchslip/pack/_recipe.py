@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from torchslip.errors import FormatError
+from torchslip.decode import index_version, why_no_index
+from torchslip.errors import FormatError, MissingDependencyError
 from torchslip.pack._shard_builder import parse_size
 from torchslip.pack._transcode import ImageRule, Pixels, Resize, encoder_version
 from torchslip.sources import (
@@ -82,11 +83,11 @@ class Recipe:
     def as_options(self) -> dict[str, Any]:
         """The options as plain data, for the sidecar."""
         rule = {"resize": asdict(self.rule)} if isinstance(self.rule, Resize) else self.rule
-        return {
+        options = {
             "version": _VERSION,
             "columns": dict(self.columns),
             "image": rule,
-            "encoder": None if self.rule == "keep" and self.pixels == "jpeg" else encoder_version(self.pixels),
+            "encoder": None if self.rule == "keep" and self.pixels != "yuv420" else encoder_version(self.pixels),
             "pixels": self.pixels,
             "shard_bytes": self.shard_bytes,
             "compression": self.compression,
@@ -94,6 +95,9 @@ class Recipe:
             "verify": self.verify,
             "statistics": self.statistics,
         }
+        if self.pixels == "jpeg-indexed":
+            options["indexer"] = index_version()
+        return options
 
     @property
     def fingerprint(self) -> str:
@@ -125,6 +129,8 @@ def make_recipe(
         raise ValueError(f"pixels must be one of {', '.join(get_args(Pixels))}; got {pixels!r}.")
     if pixels == "yuv420" and image == "jpeg":
         raise ValueError("image='jpeg' says how image files are stored, but pixels='yuv420' stores none; leave it out.")
+    if pixels == "jpeg-indexed" and (reason := why_no_index()):
+        raise MissingDependencyError(f"pixels='jpeg-indexed' cannot be had here. {reason}")
     if compression:
         parse_compression(compression)
     fields = {name: kind for name, kind in source.schema.items() if labels or name != "label"}

@@ -63,7 +63,7 @@ class PrepareRecords:
         for name in self.recipe.image_fields:
             try:
                 stored = store_image(
-                    record[name], self.recipe.rule, verify=self.recipe.verify, pixels=self.recipe.pixels
+                    record[name], self.recipe.rule, pixels=self.recipe.pixels, verify=self.recipe.verify
                 )
                 if self.recipe.statistics:
                     histograms[name] = channel_histogram(stored.data)

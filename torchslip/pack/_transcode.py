@@ -6,7 +6,16 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torchslip.decode import Header, backends, check_picture, open_picture, planes_of, read_header, store_planes
+from torchslip.decode import (
+    Header,
+    backends,
+    check_picture,
+    index_jpeg,
+    open_picture,
+    planes_of,
+    read_header,
+    store_planes,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,8 +72,9 @@ class Resize:
 
 ImageRule = Literal["keep", "jpeg"] | Resize
 
-Pixels = Literal["jpeg", "yuv420"]
-"""How the pixels of an image are stored: ``jpeg`` as an image file, ``yuv420`` as planes."""
+Pixels = Literal["jpeg", "jpeg-indexed", "yuv420"]
+"""How the pixels of an image are stored: ``jpeg`` means as an image file, ``jpeg-indexed`` JPEG files with markers,
+``yuv420`` planes of Y, Cb and Cr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +92,18 @@ class StoredImage:
     width: int
 
 
-def store_image(data: bytes, rule: ImageRule, *, verify: bool, pixels: Pixels = "jpeg") -> StoredImage:
-    """Apply the rule to an encoded picture.
+def store_image(data: bytes, rule: ImageRule, *, pixels: Pixels = "jpeg", verify: bool) -> StoredImage:
+    """Apply the rule to an encoded picture, and store its pixels as they shall be.
 
     Args:
         data: The file.
         rule: What shall become of it.
-        verify: Decode it even if it is kept.
         pixels: How it is stored.
+        verify: Decode it even if it is kept.
 
     Raises:
         Exception: What a damaged file makes Pillow raise.
+        SampleError: If a file cannot be indexed.
     """
     header = read_header(data)
     height, width = rule.size_of(header.height, header.width) if isinstance(rule, Resize) else header_size(header)
@@ -102,9 +113,11 @@ def store_image(data: bytes, rule: ImageRule, *, verify: bool, pixels: Pixels = 
         return StoredImage(planes, height, width)
     if resized or header.format == "yuv420" or (rule == "jpeg" and header.format != "jpeg"):
         quality = rule.quality if isinstance(rule, Resize) else _CONVERSION_QUALITY
-        return StoredImage(_encode(data, height, width, quality), height, width)
-    if verify:
+        data = _encode(data, height, width, quality)
+    elif verify:
         check_picture(data, header)
+    if pixels == "jpeg-indexed" and read_header(data).format == "jpeg":
+        data = index_jpeg(data)
     return StoredImage(data, height, width)
 
 
@@ -163,7 +176,7 @@ def encoder_version(pixels: Pixels = "jpeg") -> str:
     from PIL import features
 
     version = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}, turbo {features.version('libjpeg_turbo')}"
-    if pixels == "jpeg":
+    if pixels != "yuv420":
         return version
     turbo = next(each for each in backends() if each.name == "turbo")
     return f"planes by {'the kernel' if turbo.available else 'Pillow'}, {version}"

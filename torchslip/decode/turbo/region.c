@@ -22,6 +22,10 @@ void buffer_release(Buffer *buffer) {
     buffer->size = 0;
 }
 
+void buffer_trim(Buffer *buffer) {
+    if (buffer->size > KEPT_BYTES) buffer_release(buffer);
+}
+
 bool fail(Context *context, const char *reason) {
     snprintf(context->message, MESSAGE_BYTES, "%s", reason);
     return false;
@@ -105,7 +109,9 @@ bool jpeg_open(Context *context, const uint8_t *data, size_t size) {
     context->source.next_input_byte = data;
     context->source.bytes_in_buffer = size;
     jpeg_read_header(jpeg, TRUE);
-    if (!has_end_marker(context->source.next_input_byte, context->source.bytes_in_buffer))
+    context->scan = context->source.next_input_byte;
+    context->scan_bytes = context->source.bytes_in_buffer;
+    if (!has_end_marker(context->scan, context->scan_bytes))
         return fail(context, "the file is truncated: it has no end-of-image marker");
     if (jpeg->num_components != 1 && jpeg->num_components != 3)
         return fail(context, "its number of colour components is neither 1 nor 3");
@@ -139,6 +145,8 @@ bool jpeg_read_region(Context *context, Region *region, int denominator) {
     jpeg_crop_scanline(jpeg, &left, &width);
     region->left = (int)left;
     region->right = (int)(left + width);
+    int mcu = jpeg->max_h_samp_factor * DCTSIZE / denominator;
+    entropy_take_over(context, region->left / mcu, (region->right - 1) / mcu);
 
     size_t rows = (size_t)(region->bottom - region->top);
     region->stride = (ptrdiff_t)width * 3;

@@ -12,7 +12,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* Goes up when the arguments of turbo_decode change. */
-#define INTERFACE_VERSION 2
+#define INTERFACE_VERSION 3
 
 #define MAX_SIDE 65535 /* of the box, by the format; of what it is resized to, by choice */
 
@@ -26,7 +26,7 @@ typedef struct {
     const int64_t *strides;        /* [targets * views, images, 3]: of channel, row and column, in bytes */
     Output output;
     int scale_margin;
-    Passes passes;
+    int variant;
     char *messages; /* [images, MESSAGE_BYTES] */
     atomic_llong next, failed;
 } Batch;
@@ -62,6 +62,8 @@ static int choose_denominator(const int64_t *view, int margin) {
     return 1;
 }
 
+static Passes passes_of(const Batch *batch) { return (Passes)(batch->variant & VARIANT_PORTABLE_PASSES); }
+
 static Target target_of(const Batch *batch, int64_t view, int64_t image) {
     const int64_t index = view * batch->images + image, chroma = index + batch->views * batch->images;
     Target target = {.output = batch->output, .data = batch->outputs[index], .strides = batch->strides + index * 3};
@@ -85,13 +87,13 @@ static bool write_view(Context *context, const Batch *batch, const Region *regio
     if (target->output == OUTPUT_RGB && strides[0] == 1 && strides[2] == 3)
         return resize(origin, region->stride, &axes[0], &axes[1],
                       target->data + shown.top * strides[1] + shown.left * strides[2], strides[1], &context->middle,
-                      batch->passes);
+                      passes_of(batch));
 
     int height = shown.bottom - shown.top, width = shown.right - shown.left;
     ptrdiff_t stride = (ptrdiff_t)width * 3;
     uint8_t *packed = buffer_reserve(&context->packed, (size_t)height * (size_t)stride);
     if (packed == NULL ||
-        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, batch->passes))
+        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, passes_of(batch)))
         return false;
     if (target->output != OUTPUT_RGB) to_yuv(packed, (size_t)height * (size_t)width);
     write_packed(packed, stride, shown, target);
@@ -116,6 +118,11 @@ static const char no_memory[] = "there is not enough memory to resize it";
 static bool decode_at_scale(Context *context, const Batch *batch, int64_t image, int denominator) {
     Region region = {.top = INT32_MAX, .left = INT32_MAX};
 
+    jpeg_close(context);
+    if (!jpeg_open(context, batch->data[image], (size_t)batch->data_bytes[image])) return false;
+    if (context->jpeg.image_height != batch->heights_widths[2 * image] ||
+        context->jpeg.image_width != batch->heights_widths[2 * image + 1])
+        return fail(context, "its size is not the one that its header says");
     for (int64_t i = 0; i < batch->views; i++) {
         if (context->denominators[i] != denominator) continue;
         const int64_t *view = batch->geometry + (i * batch->images + image) * FIELDS;
@@ -158,7 +165,7 @@ static bool resample_planes(Context *context, const Batch *batch, int64_t image)
         const int64_t *view = batch->geometry + (i * batch->images + image) * FIELDS;
         const Target target = target_of(batch, i, image);
         if (!is_valid(view, height, width)) return fail(context, outside);
-        if (!planes_write_view(context, &planes, view, shown_part(view), &target, batch->passes))
+        if (!planes_write_view(context, &planes, view, shown_part(view), &target, passes_of(batch)))
             return fail(context, no_memory);
     }
     return true;
@@ -169,6 +176,7 @@ static bool decode_image(Context *context, const Batch *batch, int64_t image) {
     unsigned wanted = 0;
 
     if (is_planes(batch->data[image], (size_t)batch->data_bytes[image])) return resample_planes(context, batch, image);
+    context->refused = batch->variant & VARIANT_LIBJPEG_ENTROPY;
     if (!reserve_views(context, batch->views)) return fail(context, no_memory);
     for (int64_t i = 0; i < batch->views; i++) {
         int64_t index = i * batch->images + image;
@@ -186,11 +194,10 @@ static bool decode_image(Context *context, const Batch *batch, int64_t image) {
     }
     for (int denominator = 1; denominator <= 8; denominator *= 2) {
         if (!(wanted & (unsigned)denominator)) continue;
-        jpeg_close(context);
-        if (!jpeg_open(context, batch->data[image], (size_t)batch->data_bytes[image])) return false;
-        if (context->jpeg.image_height != height || context->jpeg.image_width != width)
-            return fail(context, other_size);
-        if (!decode_at_scale(context, batch, image, denominator)) return false;
+        bool decoded = decode_at_scale(context, batch, image, denominator);
+        /* Damaged data gives what libjpeg makes of it. */
+        if (!decoded && context->refused) decoded = decode_at_scale(context, batch, image, denominator);
+        if (!decoded) return false;
     }
     return true;
 }
@@ -209,6 +216,7 @@ static void context_release(Context *context) {
     buffer_release(&context->middle);
     buffer_release(&context->packed);
     buffer_release(&context->temporary);
+    entropy_release(context);
     free(context);
 }
 
@@ -236,10 +244,6 @@ static void context_give(Context *context) {
     context_release(context);
 }
 
-static void trim(Buffer *buffer) {
-    if (buffer->size > KEPT_BYTES) buffer_release(buffer);
-}
-
 static void *work(void *argument) {
     Batch *batch = argument;
     Context *context = NULL;
@@ -257,10 +261,11 @@ static void *work(void *argument) {
             atomic_fetch_add(&batch->failed, 1);
             if (!*message) fail(context, "it cannot be decoded");
         }
-        trim(&context->pixels);
-        trim(&context->middle);
-        trim(&context->packed);
-        trim(&context->temporary);
+        buffer_trim(&context->pixels);
+        buffer_trim(&context->middle);
+        buffer_trim(&context->packed);
+        buffer_trim(&context->temporary);
+        entropy_trim(context);
     }
     if (context != NULL) context_give(context);
     return NULL;
@@ -283,7 +288,7 @@ EXPORT int turbo_check(char *message) {
 /* Returns the number of pictures that could not be decoded; their messages are not empty. `messages` must be zero. */
 EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const *data, const int64_t *data_bytes,
                             const int64_t *heights_widths, const int64_t *geometry, uint8_t *const *outputs,
-                            const int64_t *strides, int output, int threads, int scale_margin, int passes,
+                            const int64_t *strides, int output, int threads, int scale_margin, int variant,
                             char *messages) {
     Batch batch = {.images = images,
                    .views = views,
@@ -295,7 +300,7 @@ EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const 
                    .strides = strides,
                    .output = (Output)output,
                    .scale_margin = scale_margin,
-                   .passes = (Passes)passes,
+                   .variant = variant,
                    .messages = messages};
     pthread_t others[MAX_THREADS];
     int started = 0;
@@ -322,7 +327,7 @@ EXPORT int turbo_read_planes(const uint8_t *data, int64_t data_bytes, uint8_t *o
     bool read = jpeg_open(context, data, (size_t)data_bytes) &&
                 jpeg_read_planes(context, output, (size_t)output_bytes, &planes, &size);
     jpeg_close(context);
-    trim(&context->pixels);
+    buffer_trim(&context->pixels);
     context_give(context);
     const int64_t found[] = {planes.height, planes.width, planes.down_rows, planes.down_columns, planes.count,
                              (int64_t)size};

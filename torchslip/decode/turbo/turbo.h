@@ -2,9 +2,11 @@
  *
  *   turbo.c       a batch: threads, contexts, one picture after the other
  *   region.c      a part of one JPEG picture, by libjpeg-turbo
+ *   entropy.c     its entropy-coded data, in place of libjpeg's decoder
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
+ *   transcode.c   a JPEG file written again without loss, with restart markers
  *   planes.c      pictures that are stored as planes of Y, Cb and Cr
  *   chroma.c      the filter of their chroma: resampling and libjpeg's interpolation in one
  *   fine.c        their chroma at the size of luma
@@ -42,6 +44,8 @@ typedef struct {
 /* `size` bytes whose content is undefined, or NULL. What `buffer` held before is lost. */
 void *buffer_reserve(Buffer *buffer, size_t size);
 void buffer_release(Buffer *buffer);
+/* Gives back what is larger than KEPT_BYTES. */
+void buffer_trim(Buffer *buffer);
 
 /* The resampling of one axis: output i is the sum of `sizes[i]` pixels from `first[i]` on, times its weights, plus
  * one half, shifted right. There are `taps` weights for each output, a multiple of 4; those beyond `sizes[i]` are 0. */
@@ -66,6 +70,8 @@ bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized
 typedef enum { PASSES_BEST, PASSES_PORTABLE } Passes;
 
 bool use_vectors(Passes passes);
+/* Flags of turbo_decode, for tests: the same pixels by other means. */
+enum { VARIANT_PORTABLE_PASSES = PASSES_PORTABLE, VARIANT_LIBJPEG_ENTROPY = 2 };
 
 /* Rows of RGB pixels. `source` is where pixel 0 of the axis would lie, even if only those from `begin` on exist. */
 typedef void HorizontalPass(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
@@ -104,6 +110,10 @@ typedef struct {
     struct jpeg_source_mgr source;
     jmp_buf escape;
     char *message; /* MESSAGE_BYTES, where the reason of a failure goes */
+    const uint8_t *scan; /* the entropy-coded data, and what follows */
+    size_t scan_bytes;
+    struct Entropy *entropy;
+    bool refused; /* by entropy.c: libjpeg has to decode the picture */
     Buffer pixels, middle, packed, temporary;
     Axis plane_axes[4]; /* rows and columns of luma, then of chroma */
     Buffer plane_columns[2];
@@ -130,6 +140,11 @@ void jpeg_close(Context *context);
 
 bool fail(Context *context, const char *reason);
 
+/* Decodes the scan of `context->jpeg`, which has begun, in place of libjpeg, if it is a common one. MCUs outside of the
+ * columns are passed over. If the data is damaged, the reading of the region fails, and `refused` is true. */
+void entropy_take_over(Context *context, int first_column, int last_column);
+void entropy_trim(Context *context);
+void entropy_release(Context *context);
 /* What a view is made of, as the caller says it. */
 enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
 

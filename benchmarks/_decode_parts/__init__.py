@@ -1,0 +1,1 @@
+"""The parts of decoding, timed one by one."""
