@@ -22,7 +22,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 ROOT = Path(__file__).parent
 FOLDER = Path("torchslip/decode/turbo")
 LIBRARY, REASON = "libtorchslip_turbo.so", "not_built.txt"
-SOURCES = ("turbo.c", "region.c", "entropy.c", "weights.c", "resize.c", "resize_x86.c", "transcode.c")
+SOURCES = (
+    *("turbo.c", "region.c", "entropy.c", "weights.c", "resize.c", "resize_x86.c", "transcode.c"),
+    *("planes.c", "chroma.c", "fine.c", "color.c", "color_x86.c", "raw.c"),
+)
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra")
 HEADERS_OF = {
     "apt-get": "apt-get install libjpeg62-turbo-dev (Debian) or libjpeg-turbo8-dev (Ubuntu)",

@@ -333,7 +333,7 @@ def test_labels_can_be_required_and_left_out_of_any_source(tmp_path):
     "options",
     [
         {"image": "png"},
-        {"pixels": "yuv420"},
+        {"pixels": "raw"},
         {"shard_bytes": "5 GiB"},
         {"compression": "lz4"},
         {"hashes": "crc"},

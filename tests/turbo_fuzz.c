@@ -28,6 +28,8 @@ static void fill_contexts(int byte) {
         fill(&context->packed, byte);
         fill(&context->temporary, byte);
         for (int j = 0; j < 2 * context->views; j++) fill(&context->axes[j].memory, byte);
+        for (int j = 0; j < 4; j++) fill(&context->plane_axes[j].memory, byte);
+        for (int j = 0; j < 2; j++) fill(&context->plane_columns[j], byte);
     }
 }
 
@@ -50,8 +52,13 @@ static uint8_t *mutate(const uint8_t *data, size_t *size) {
     return exact;
 }
 
-/* The size that the first frame header of the damaged file names, as a caller would read it. */
+/* The size that the first header of the damaged file names, as a caller would read it. */
 static bool read_size(const uint8_t *data, size_t size, int64_t *height_width) {
+    if (is_planes(data, size)) {
+        if (size < 16) return false;
+        for (int i = 0; i < 2; i++) height_width[i] = data[8 + 4 * i] | data[9 + 4 * i] << 8;
+        return height_width[0] * height_width[1] > 0;
+    }
     for (size_t i = 2; i + 9 < size;) {
         if (data[i] != 0xFF) return false;
         if (data[i + 1] >= 0xC0 && data[i + 1] <= 0xC2) {
@@ -87,6 +94,23 @@ static void digest_bytes(const uint8_t *bytes, int64_t count) {
     for (int64_t i = 0; i < count; i++) digest = (digest ^ bytes[i]) * 1099511628211u;
 }
 
+/* Reads the planes of a JPEG twice, into exactly the room that its header makes a caller reserve. */
+static bool read_planes_of(const uint8_t *data, size_t size, const int64_t *height_width) {
+    int64_t room = 3 * height_width[0] * height_width[1], form[2][6];
+    int found[2];
+
+    for (int run = 0; run < 2; run++) {
+        char message[MESSAGE_BYTES] = {0};
+        uint8_t *planes = malloc((size_t)room);
+        fill_contexts(run ? 0xAA : 0x55);
+        found[run] = turbo_read_planes(data, (int64_t)size, planes, room, form[run], message);
+        if (found[run] == 0) digest_bytes(planes, form[run][5]);
+        if ((found[run] == 1) != (message[0] != 0)) return false;
+        free(planes);
+    }
+    return found[0] == found[1] && memcmp(form[0], form[1], sizeof(form[0])) == 0;
+}
+
 enum { VIEWS = 3 };
 
 int main(int count, char **arguments) {
@@ -103,18 +127,20 @@ int main(int count, char **arguments) {
         int64_t height_width[2];
         if (!read_size(data, size, height_width)) height_width[0] = height_width[1] = 40;
 
-        int64_t geometry[VIEWS][FIELDS], strides[VIEWS][3], views = 1 + draw(VIEWS), length = (int64_t)size;
-        uint8_t *outputs[2][VIEWS];
-        int margin = (int)draw(3), variant = (int)draw(4), other = 1 + (int)draw(3);
-        int64_t bytes_of[VIEWS];
-        for (int64_t i = 0; i < views; i++) {
-            draw_view(geometry[i], height_width);
-            int64_t high = geometry[i][OUT_HEIGHT], wide = geometry[i][OUT_WIDTH];
+        int64_t geometry[VIEWS][FIELDS], strides[2 * VIEWS][3], views = 1 + draw(VIEWS), length = (int64_t)size;
+        uint8_t *outputs[2][2 * VIEWS];
+        int margin = (int)draw(3), variant = (int)draw(4), other = 1 + (int)draw(3), output = (int)draw(3);
+        int64_t bytes_of[2 * VIEWS], parts = output == OUTPUT_PLANES ? 2 * views : views;
+        for (int64_t i = 0; i < parts; i++) {
+            if (i < views) draw_view(geometry[i], height_width);
+            int64_t high = geometry[i % views][OUT_HEIGHT], wide = geometry[i % views][OUT_WIDTH];
+            int64_t channels = output != OUTPUT_PLANES ? 3 : i < views ? 1 : 2;
+            if (i >= views) high = (high + 1) / 2, wide = (wide + 1) / 2;
             bool packed = draw(3) > 0;
             strides[i][0] = packed ? 1 : high * wide;
-            strides[i][1] = packed ? 3 * wide : wide;
-            strides[i][2] = packed ? 3 : 1;
-            bytes_of[i] = 3 * high * wide;
+            strides[i][1] = packed ? channels * wide : wide;
+            strides[i][2] = packed ? channels : 1;
+            bytes_of[i] = channels * high * wide;
             for (int run = 0; run < 2; run++) {
                 outputs[run][i] = malloc((size_t)bytes_of[i]);
                 if (bytes_of[i]) memset(outputs[run][i], 85 + 85 * run, (size_t)bytes_of[i]);
@@ -126,21 +152,25 @@ int main(int count, char **arguments) {
             const uint8_t *image = data;
             fill_contexts(run ? 0xAA : 0x55);
             /* The second run with other passes or libjpeg's entropy decoder: all are the same, byte for byte. */
-            failed[run] = turbo_decode(1, views, &image, &length, height_width, geometry[0], outputs[run], strides[0], 1,
-                                       margin, run ? variant ^ other : variant, messages[run]);
+            failed[run] = turbo_decode(1, views, &image, &length, height_width, geometry[0], outputs[run], strides[0],
+                                       output, 1, margin, run ? variant ^ other : variant, messages[run]);
         }
         if (failed[0] != failed[1] || (failed[0] != 0) != (messages[0][0] != 0)) {
             fprintf(stderr, "case %ld: %s / %s\n", number, messages[0], messages[1]);
             return 1;
         }
-        for (int64_t i = 0; i < views; i++) {
+        for (int64_t i = 0; i < parts; i++) {
             if (!failed[0] && bytes_of[i] && memcmp(outputs[0][i], outputs[1][i], (size_t)bytes_of[i]) != 0) {
-                fprintf(stderr, "case %ld: view %d differs between two runs\n", number, (int)i);
+                fprintf(stderr, "case %ld: part %d differs between two runs\n", number, (int)i);
                 return 1;
             }
             if (!failed[0]) digest_bytes(outputs[0][i], bytes_of[i]);
             free(outputs[0][i]);
             free(outputs[1][i]);
+        }
+        if (draw(4) == 0 && !read_planes_of(data, size, height_width)) {
+            fprintf(stderr, "case %ld: its planes differ between two runs\n", number);
+            return 1;
         }
         free(data);
         decoded += !failed[0];

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from torchslip.decode import interpolate_chroma, to_rgb
+
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
@@ -37,8 +39,9 @@ def show_batch(
         ts.show_batch(batch)                            # in a notebook
         ts.show_batch(batch).save("batch.png")
 
-    Everything in the batch is shown that has pictures: uint8, or floating from 0 to 1, or normalised. Where the batch
-    has masks of a view (``<view>_mask`` or ``<view>_context``), what they hide is gray.
+    Everything in the batch is shown that has pictures: uint8, or floating from 0 to 1, or normalised; planes of a view
+    (``<view>_y`` and ``<view>_uv``) as RGB. Where the batch has masks of a view (``<view>_mask`` or
+    ``<view>_context``), what they hide is gray.
 
     Args:
         batch: As datasets, transforms and recipes return it, on any device.
@@ -68,7 +71,7 @@ def show_batch(
 
 def view_names(batch: Mapping[str, Any]) -> list[str]:
     """The keys with pictures: tensors ``[B, C, H, W]``, or lists of ``[C, H, W]``, of up to 5 channels."""
-    return [name for name, value in batch.items() if _are_pictures(value)]
+    return [name for name, value in batch.items() if _are_pictures(value) and not _is_chroma(batch, name)]
 
 
 def to_pictures(
@@ -77,7 +80,7 @@ def to_pictures(
     """The pictures of one view of a batch, see `show_batch`."""
     from PIL import Image
 
-    images, hidden = [image.detach().cpu() for image in batch[view][:limit]], _hidden(batch, view)
+    images, hidden = [image.detach().cpu() for image in _images(batch, view, limit)], _hidden(batch, view)
     # One rule for the whole batch: a flat picture may be normalised and still lie between 0 and 1.
     normalized = any(image.is_floating_point() and (image.min() < 0 or image.max() > 1) for image in images)
     pictures = []
@@ -138,6 +141,19 @@ def _are_pictures(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(each, torch.Tensor) and _is_picture(each) for each in value)
     return isinstance(value, torch.Tensor) and value.dim() == 4 and len(value) > 0 and _is_picture(value[0])
+
+
+def _is_chroma(batch: Mapping[str, Any], name: str) -> bool:
+    return name.endswith("_uv") and f"{name[:-3]}_y" in batch
+
+
+def _images(batch: Mapping[str, Any], view: str, limit: int | None) -> Sequence[torch.Tensor]:
+    chroma = batch.get(f"{view[:-2]}_uv") if view.endswith("_y") else None
+    if chroma is None:
+        images: Sequence[torch.Tensor] = batch[view][:limit]
+        return images
+    pairs = zip(batch[view][:limit], chroma[:limit], strict=True)
+    return [to_rgb(torch.cat((luma, interpolate_chroma(each, *luma.shape[1:])))) for luma, each in pairs]
 
 
 def _is_picture(image: torch.Tensor) -> bool:

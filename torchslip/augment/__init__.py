@@ -26,6 +26,7 @@ from torchslip.augment._policies import AugMix, RandAugment, TrivialAugment
 from torchslip.augment._retina import LMSToKonio, LMSToMagno, LMSToParvo, RGBToLGN, RGBToMagno, SRGBToLMS
 from torchslip.augment._tone import AutoContrast, Equalize, Posterize, Sharpness, Solarize
 from torchslip.augment._transform import Params, Transform
+from torchslip.augment._yuv import yuv_to_rgb
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -83,4 +84,5 @@ __all__ = [
     "Zoom",
     "power_law_noise",
     "uniform",
+    "yuv_to_rgb",
 ]

@@ -63,8 +63,11 @@ def pack(
         Literal["keep", "jpeg"], typer.Option(help="Keep image files as they are, or make all of them JPEG.")
     ] = "keep",
     pixels: Annotated[
-        Literal["jpeg", "jpeg-indexed"],
-        typer.Option(help="Keep JPEG files, or write them again without loss so that crops decode faster."),
+        Literal["jpeg", "jpeg-indexed", "yuv420"],
+        typer.Option(
+            help="Keep JPEG files, write them again without loss so that crops decode faster, or store planes: larger, "
+            "and faster still."
+        ),
     ] = "jpeg",
     shorter: Annotated[int | None, typer.Option(help="Make pictures smaller, to this shorter side in pixels.")] = None,
     longer_max: Annotated[int | None, typer.Option(help="The longest that the longer side may be, in pixels.")] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 
 import torchslip as ts
 from torchslip.cli._grid import check_picture_path, save_grid
-from torchslip.decode import read_header
+from torchslip.decode import open_picture, read_header
 from torchslip.errors import SampleError
 from torchslip.sources import image_fields, locate
 
@@ -78,7 +77,7 @@ def _look_into(source: ts.Source, name: str, ids: list[int]) -> _Sampled:
 
 def _decode(data: bytes) -> None:
     # A file that was cut short has a good header.
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_picture(data) as picture:
         picture.load()
 
 
@@ -123,7 +122,7 @@ def _contact_sheet(source: ts.Source, name: str, path: Path) -> None:
     for index in np.linspace(0, len(source) - 1, min(_SHEET_PICTURES, len(source))).astype(int).tolist():
         try:
             (record,) = source.fetch([index])
-            with Image.open(io.BytesIO(record[name])) as picture:
+            with open_picture(record[name]) as picture:
                 tile = picture.convert("RGB")
             caption = classes[record["label"]] if classes else str(index)
         except (SampleError, OSError):

@@ -33,6 +33,7 @@ def run_pack(
     shorter: int | None,
     longer_max: int | None,
     quality: int | None,
+    pixels: Any,
     processes: int | None,
     **options: Any,
 ) -> None:
@@ -45,7 +46,7 @@ def run_pack(
     try:
         with workers(processes) as executor, _options_in_words():
             rule = _rule(image, shorter, longer_max, quality)
-            packed = ts.pack(source, out, image=rule, executor=executor, progress=True, **options)
+            packed = ts.pack(source, out, image=rule, pixels=pixels, executor=executor, progress=True, **options)
     except KeyboardInterrupt:
         Console(stderr=True).print("Interrupted; the same command goes on where it stopped.")
         raise

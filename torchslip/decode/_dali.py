@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from torchslip.decode._dali_graph import Graph, Stages, region_of, why_no_dali
+from torchslip.decode._decoder import Output
 from torchslip.decode._header import Header
 from torchslip.decode._torchvision import TorchvisionDecoder, write_view
 from torchslip.decode._view import Placement
@@ -34,7 +35,7 @@ _ONLY_DECODE = Stages(resize=False, window=False)
 class DaliDecoder:
     """Decodes the region that the views need, by DALI on the CPU. See `Decoder`.
 
-    Needs the extra ``dali``. Gives the bytes of `TorchvisionDecoder`.
+    Needs the extra ``dali``. Gives the bytes of `TorchvisionDecoder`, which does everything but RGB out of JPEG.
 
     Args:
         threads: Threads of each graph. Default: one in worker processes of a DataLoader, else as many as torch uses.
@@ -58,8 +59,12 @@ class DaliDecoder:
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],
+        *,
+        output: Output = "rgb",
     ) -> dict[int, Exception]:
         """See `Decoder.decode`."""
+        if output != "rgb":
+            return TorchvisionDecoder().decode(images, headers, placements, outputs, output=output)
         arrays = [np.frombuffer(image, np.uint8) for image in images]
         taken = [row for row, each in enumerate(headers) if takes(each)]
         geometries = [np.concatenate((place.box, place.resized, place.window), axis=1).tolist() for place in placements]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
 from torchslip.decode._header import Header
 from torchslip.decode._view import Placement
 
-__all__ = ["BACKENDS", "Backend", "Decoder", "backends", "make_decoder"]
+__all__ = ["BACKENDS", "Backend", "Decoder", "Output", "backends", "make_decoder"]
+
+Output = Literal["rgb", "yuv", "planes"]
+"""``rgb``; ``yuv``: Y, Cb and Cr at full size; ``planes``: Y, and apart from it Cb and Cr of half the size."""
 
 
 @runtime_checkable
@@ -33,6 +36,8 @@ class Decoder(Protocol):
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],
+        *,
+        output: Output = "rgb",
     ) -> dict[int, Exception]:
         """Decode every image once and write every view of it.
 
@@ -40,7 +45,10 @@ class Decoder(Protocol):
             images: B encoded pictures.
             headers: Their headers.
             placements: One for each view, with B rows.
-            outputs: For each view, B uint8 tensors ``[3, H, W]`` of the placement's sizes, which are written.
+            outputs: For each view, B uint8 tensors ``[3, H, W]`` of the placement's sizes, which are written. For
+                ``planes``, B of ``[1, H, W]`` for each view, and behind them, for each view again, B of
+                ``[2, ceil(H / 2), ceil(W / 2)]``: the mean of each 2 x 2 pixels, of those that the view shows.
+            output: The colours, see `Output`: those of JFIF, see `torchslip.augment.yuv_to_rgb`. Borders are black.
 
         Returns:
             The row of each picture that could not be decoded, and why. The outputs of these rows are undefined.
@@ -75,7 +83,7 @@ def _turbo_status() -> Backend:
     from torchslip.decode._turbo import why_no_kernel
 
     reason = why_no_kernel()
-    return Backend("turbo", not reason, reason, ("region", "scale"))
+    return Backend("turbo", not reason, reason, ("region", "scale", "yuv"))
 
 
 def _torchvision() -> Decoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+from torchslip.decode._planes import MAGIC, parse_form
 from torchslip.errors import SampleError
 
 __all__ = ["Header", "read_header", "read_size"]
@@ -20,10 +21,10 @@ class Header:
     """The format and size of an encoded picture.
 
     Attributes:
-        format: Lower case: ``jpeg``, ``png``, ``webp``, ...
+        format: Lower case: ``jpeg``, ``png``, ``webp``, ...; ``yuv420`` for stored planes, whatever their chroma.
         height: In pixels.
         width: In pixels.
-        components: Colour components of a JPEG: 1, 3 or 4; 0 for other formats.
+        components: Colour components of a JPEG, 1, 3 or 4, and of stored planes, 1 or 3; 0 for other formats.
     """
 
     format: str
@@ -44,6 +45,9 @@ def read_header(data: bytes) -> Header:
             return header
     elif data[:8] == _PNG and data[12:16] == b"IHDR" and len(data) >= 24:
         return Header("png", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    elif data[:4] == MAGIC:
+        form = parse_form(data)
+        return Header("yuv420", form.height, form.width, form.planes)
     return _read_with_pillow(data)
 
 

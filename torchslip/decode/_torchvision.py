@@ -9,7 +9,10 @@ from functools import cache
 import numpy as np
 import torch
 
+from torchslip.decode._color import halve_chroma, to_yuv
+from torchslip.decode._decoder import Output
 from torchslip.decode._header import Header
+from torchslip.decode._planes import decode_planes
 from torchslip.decode._view import Placement
 
 __all__ = ["TorchvisionDecoder", "jpeg_operator", "show_window", "write_view"]
@@ -48,25 +51,33 @@ class TorchvisionDecoder:
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],
+        *,
+        output: Output = "rgb",
     ) -> dict[int, Exception]:
         """See `Decoder.decode`."""
         geometry = [np.concatenate((place.box, place.resized, place.window), axis=1).tolist() for place in placements]
         failures: dict[int, Exception] = {}
         for row, (data, header) in enumerate(zip(images, headers, strict=True)):
             try:
-                pixels = _decode_rgb(data, header)
-                for boxes, view in zip(geometry, outputs, strict=True):
-                    write_view(pixels, boxes[row], view[row])
+                pixels = _decode(data, header, rgb=output == "rgb")
+                for number, boxes in enumerate(geometry):
+                    if output == "planes":
+                        _write_planes(pixels, boxes[row], outputs[number][row], outputs[len(geometry) + number][row])
+                    else:
+                        black = (0, 0) if output == "rgb" else (0, 128)
+                        write_view(pixels, boxes[row], outputs[number][row], black=black)
             except Exception as error:  # whatever a damaged file makes the libraries raise is that sample's error
                 failures[row] = error
         return failures
 
 
-def _decode_rgb(data: bytes, header: Header) -> torch.Tensor:
+def _decode(data: bytes, header: Header, *, rgb: bool) -> torch.Tensor:
     """The whole picture: uint8 ``[3, H, W]``, channels last in memory."""
     decode_jpeg = jpeg_operator()
+    if header.format == "yuv420":
+        pixels = decode_planes(data, rgb=rgb)
     # Four components are CMYK or YCCK, which only Pillow converts as Pillow does.
-    if decode_jpeg is not None and header.format == "jpeg" and header.components != 4:
+    elif decode_jpeg is not None and header.format == "jpeg" and header.components != 4:
         # A copy, because torch warns about memory that it could write to; 3 microseconds for 40 kB.
         pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB)
     else:
@@ -76,7 +87,10 @@ def _decode_rgb(data: bytes, header: Header) -> torch.Tensor:
             f"it decodes to {pixels.shape[1]}x{pixels.shape[2]} pixels, but its header says "
             f"{header.height}x{header.width}"
         )
-    return pixels
+    if not rgb and header.format != "yuv420":
+        pixels = to_yuv(pixels)
+    # torch resizes three channels only as pixels of three bytes.
+    return pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def _decode_with_pillow(data: bytes) -> torch.Tensor:
@@ -89,13 +103,16 @@ def _decode_with_pillow(data: bytes) -> torch.Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def write_view(pixels: torch.Tensor, geometry: Sequence[int], output: torch.Tensor) -> None:
+def write_view(
+    pixels: torch.Tensor, geometry: Sequence[int], output: torch.Tensor, *, black: tuple[int, int] = (0, 0)
+) -> None:
     """Write one view of a picture.
 
     Args:
         pixels: uint8 ``[3, H, W]``, channels last in memory.
         geometry: Of a `Placement`: box, resized and window; eight numbers.
         output: uint8 ``[3, H, W]``.
+        black: The value of the first channel, and of the others, where the view shows nothing.
     """
     top, left, height, width, resized_height, resized_width, window_top, window_left = geometry
     box = pixels[:, top : top + height, left : left + width]
@@ -110,14 +127,37 @@ def write_view(pixels: torch.Tensor, geometry: Sequence[int], output: torch.Tens
     if window_top == window_left == 0 and box.shape == output.shape:
         output.copy_(box)
         return
-    show_window(box, window_top, window_left, output)
+    show_window(box, window_top, window_left, output, black)
 
 
-def show_window(box: torch.Tensor, top: int, left: int, output: torch.Tensor) -> None:
+def show_window(box: torch.Tensor, top: int, left: int, output: torch.Tensor, black: tuple[int, int] = (0, 0)) -> None:
     """Copy the window of `box` that begins at (`top`, `left`), with a black border where it lies outside."""
     height, width = output.shape[1:]
     inside = box[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
     if inside.shape != output.shape:
-        output.zero_()
+        output[0] = black[0]
+        output[1:] = black[1]
     above, before = max(-top, 0), max(-left, 0)
     output[:, above : above + inside.shape[1], before : before + inside.shape[2]] = inside
+
+
+def _write_planes(pixels: torch.Tensor, geometry: list[int], luma: torch.Tensor, chroma: torch.Tensor) -> None:
+    height, width = luma.shape[1:]
+    resized_height, resized_width, top, left = geometry[4:]
+    whole = luma.new_empty((height, width, 3)).permute(2, 0, 1)
+    write_view(pixels, geometry, whole, black=(0, 128))
+    luma.copy_(whole[:1])
+    chroma.fill_(128)
+    # What the view shows, from an even row and column on: pixels of the border are in no mean.
+    above, below = max(-top, 0), min(resized_height - top, height)
+    before, behind = max(-left, 0), min(resized_width - left, width)
+    if above >= below or before >= behind:
+        return
+    inside = whole[1:, above:below, before:behind]
+    if above % 2:
+        inside = torch.cat((inside[:, :1], inside), dim=1)
+    if before % 2:
+        inside = torch.cat((inside[:, :, :1], inside), dim=2)
+    halved = halve_chroma(inside)
+    rows, columns = halved.shape[1:]
+    chroma[:, above // 2 : above // 2 + rows, before // 2 : before // 2 + columns] = halved

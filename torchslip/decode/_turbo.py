@@ -21,18 +21,21 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
+from torchslip.decode._decoder import Output
 from torchslip.decode._header import Header
+from torchslip.decode._planes import PlaneForm, dump_planes
 from torchslip.decode._torchvision import TorchvisionDecoder
 from torchslip.decode._view import Placement
 
-__all__ = ["LIBRARY", "WHY_NOT_BUILT", "TurboDecoder", "why_no_kernel"]
+__all__ = ["LIBRARY", "WHY_NOT_BUILT", "TurboDecoder", "read_planes", "why_no_kernel"]
 
 _FOLDER = Path(__file__).with_name("turbo")
 LIBRARY = _FOLDER / "libtorchslip_turbo.so"
 WHY_NOT_BUILT = _FOLDER / "not_built.txt"
 """What the build leaves where it could make no library: the reason and the remedy."""
 
-_INTERFACE_VERSION = 2
+_INTERFACE_VERSION = 3
+_OUTPUTS: dict[Output, int] = {"rgb": 0, "yuv": 1, "planes": 2}
 _VARIANTS = {
     "TORCHSLIP_TURBO_PASSES": {"best": 0, "portable": 1},
     "TORCHSLIP_TURBO_ENTROPY": {"own": 0, "libjpeg": 2},
@@ -82,15 +85,20 @@ class TurboDecoder:
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],
+        *,
+        output: Output = "rgb",
     ) -> dict[int, Exception]:
         """See `Decoder.decode`."""
-        taken = [row for row, each in enumerate(headers) if each.format == "jpeg" and each.components in (1, 3)]
+        formats = ("jpeg", "yuv420")
+        taken = [row for row, each in enumerate(headers) if each.format in formats and each.components in (1, 3)]
         refused = set(range(len(images))) - set(taken)
         if taken:
             sizes = np.array([(headers[row].height, headers[row].width) for row in taken], np.int64)
             geometry = np.stack([_geometry(place)[taken] for place in placements])
             tensors = [[view[row] for row in taken] for view in outputs]
-            refused |= {taken[index] for index in self._run([images[row] for row in taken], sizes, geometry, tensors)}
+            refused |= {
+                taken[index] for index in self._run([images[row] for row in taken], sizes, geometry, tensors, output)
+            }
         if not refused:
             return {}
         rows = sorted(refused)
@@ -99,6 +107,7 @@ class TurboDecoder:
             [headers[row] for row in rows],
             [place.rows(rows) for place in placements],
             [[view[row] for row in rows] for view in outputs],
+            output=output,
         )
         return {rows[index]: error for index, error in failures.items()}
 
@@ -108,17 +117,19 @@ class TurboDecoder:
         sizes: npt.NDArray[np.int64],
         geometry: npt.NDArray[np.int64],
         outputs: Sequence[Sequence[torch.Tensor]],
+        output: Output,
     ) -> dict[int, str]:
-        """Decode JPEG pictures; the index of each that the kernel refuses, and why.
+        """Decode pictures; the index of each that the kernel refuses, and why.
 
         Args:
             images: B pictures.
             sizes: int64 ``[B, 2]``: height and width.
             geometry: int64 ``[V, B, 10]``: box, resized, window, size.
-            outputs: V times B tensors.
+            outputs: V times B tensors, or 2 V times for ``planes``.
+            output: The colours.
         """
         kernel = _kernel()
-        count, views = len(images), len(outputs)
+        count, views = len(images), len(geometry)
         # The array of pointers keeps the bytes alive.
         data = (ctypes.c_char_p * count)(*(image if isinstance(image, bytes) else bytes(image) for image in images))
         lengths = np.array([len(image) for image in images], np.int64)
@@ -136,6 +147,7 @@ class TurboDecoder:
             geometry.ctypes.data,
             places.ctypes.data,
             strides.ctypes.data,
+            _OUTPUTS[output],
             self._thread_count(),
             margin,
             _variant(),
@@ -186,12 +198,30 @@ def why_no_kernel() -> str:
     return ""
 
 
+def read_planes(data: bytes, header: Header) -> bytes | None:
+    """The planes of a JPEG picture as they are in it, to be stored; None if they are of another form (CMYK, 4:1:1).
+
+    Raises:
+        ValueError: If it cannot be decoded.
+    """
+    kernel = _kernel()
+    planes = np.empty(3 * header.height * header.width, np.uint8)
+    form = np.zeros(6, np.int64)
+    message = ctypes.create_string_buffer(kernel.turbo_message_bytes())
+    status = kernel.turbo_read_planes(data, len(data), planes.ctypes.data, planes.nbytes, form.ctypes.data, message)
+    if status == 1:
+        raise ValueError(message.value.decode("latin-1"))
+    *sizes, size = form.tolist()
+    return None if status else dump_planes(PlaneForm(*sizes), planes[:size].tobytes())
+
+
 @cache
 def _kernel() -> ctypes.CDLL:
     """The library. Raises OSError if it, or libjpeg, cannot be loaded."""
     kernel = ctypes.CDLL(os.fspath(LIBRARY))
     number, pointer, small = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
     kernel.turbo_decode.restype = number
-    kernel.turbo_decode.argtypes = [number, number, *[pointer] * 6, small, small, small, pointer]
+    kernel.turbo_decode.argtypes = [number, number, *[pointer] * 6, small, small, small, small, pointer]
+    kernel.turbo_read_planes.argtypes = [ctypes.c_char_p, number, pointer, number, pointer, ctypes.c_char_p]
     kernel.turbo_check.argtypes = [ctypes.c_char_p]
     return kernel

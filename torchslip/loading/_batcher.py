@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -11,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchslip.decode import DeviceDecoder, Header, View, make_decoder, read_header
+from torchslip.decode import DeviceDecoder, Header, Output, View, make_decoder, read_header
 from torchslip.errors import SampleError
 from torchslip.loading._encoded import EncodedBatch
-from torchslip.loading._pictures import GatheredPictures, NamedView, Pictures, boxes_of
+from torchslip.loading._pictures import GatheredPictures, NamedView, Pictures, boxes_of, parts_of
 from torchslip.loading._statistics import Statistics
 from torchslip.order import Order
 from torchslip.random import derive_key, uniform
@@ -44,6 +45,7 @@ class Batcher:
         on_error: ``raise`` or ``skip``.
         return_params: Add ``<key>_box`` to the batch.
         decoder: The name of a decoder, or ``auto``.
+        output: The colours of the pictures.
         max_pixels: Larger pictures are errors.
     """
 
@@ -58,16 +60,20 @@ class Batcher:
         on_error: OnError,
         return_params: bool,
         decoder: str,
+        output: Output,
         max_pixels: int,
     ) -> None:
         if on_error not in get_args(OnError):
             raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}; got {on_error!r}.")
+        if output not in get_args(Output):
+            raise ValueError(f"output must be one of {', '.join(get_args(Output))}; got {output!r}.")
         self.source = source
         self.statistics = Statistics()
         self._order = order
         self._seed = seed
         self._image_field = _choose_image_field(source, image_field)
-        self._views = _name_views(views, self._image_field, source)
+        self._views = _name_views(views, self._image_field, source, output)
+        self.output: Output = output
         self._on_error = on_error
         self._return_params = return_params
         self.decoder_name = decoder
@@ -92,7 +98,7 @@ class Batcher:
         """
         ids, wanted, attempts = ids.copy(), ids, np.zeros(len(ids), np.int64)
         kind_of = GatheredPictures if self.leaves_encoded else Pictures
-        pictures = kind_of(self._views, ids, seed=self._seed, epoch=epoch, batch_key=key)
+        pictures = kind_of(self._views, ids, seed=self._seed, epoch=epoch, batch_key=key, output=self.output)
         records: list[Record] = [{}] * len(ids)
         self._fill(pictures, records, ids, wanted, attempts, epoch, todo=list(range(len(ids))))
         gathered = isinstance(pictures, GatheredPictures)
@@ -171,9 +177,13 @@ class Batcher:
         sizes = [each.view.output_size(each.draws(ids, self._seed, 0, 0)) for each in self._views]
         if any(size is None for size in sizes):
             return None
-        pixels = sum(height * width for height, width in filter(None, sizes))
+        pixels = sum(
+            part.channels * math.prod(part.size(*size))
+            for size in filter(None, sizes)
+            for part in parts_of("", self.output)
+        )
         # Numbers of 8 bytes: the id, the mask, the boxes, and fields of the source.
-        per_sample = 3 * pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))
+        per_sample = pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))
         return len(ids) * per_sample
 
     def _fill(
@@ -284,7 +294,7 @@ def _choose_image_field(source: Source, name: str | None) -> str:
     return fields[0]
 
 
-def _name_views(views: View | Mapping[str, View], image_field: str, source: Source) -> list[NamedView]:
+def _name_views(views: View | Mapping[str, View], image_field: str, source: Source, output: Output) -> list[NamedView]:
     named = views if isinstance(views, Mapping) else {image_field: views}
     if not named:
         raise ValueError("views must name at least one view, got none.")
@@ -292,8 +302,11 @@ def _name_views(views: View | Mapping[str, View], image_field: str, source: Sour
     for key, view in named.items():
         if not isinstance(view, View):
             raise TypeError(f"views must be a view such as ts.CenterCrop(224), or names to views; got {view!r}.")
-        if key in taken:
-            raise ValueError(f"The view {key!r} has the name of another batch key; rename it. Taken: {sorted(taken)}.")
+        for part in parts_of(key, output):
+            if part.key in taken:
+                raise ValueError(
+                    f"The view {part.key!r} has the name of another batch key; rename it. Taken: {sorted(taken)}."
+                )
     return [NamedView(key, view) for key, view in named.items()]
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from torchslip.decode import Decode, View
+from torchslip.decode import Decode, Output, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
@@ -59,6 +59,9 @@ class ImageDataset(OrderedDataset[Batch]):
             width of what is shown, in pixels of the source.
         image_field: The field to decode, if the source has several.
         decoder: ``auto`` or the name of a backend, see `torchslip.decode.backends`.
+        output: ``rgb``; or ``yuv``: Y, Cb and Cr instead of red, green and blue; or ``planes``, half the bytes:
+            ``<name>_y``, ``[B, 1, H, W]``, and ``<name>_uv``, ``[B, 2, ceil(H / 2), ceil(W / 2)]``.
+            `torchslip.augment.yuv_to_rgb` makes RGB of both, on any device.
         max_pixels: Larger pictures are errors, before they are decoded.
         max_ram_gb: The memory, in GiB, that the process with all its workers may use. This or one of the next two holds
             a cap on the bytes of decoded batches too; it needs `batch_size`, and `ts.DataLoader` around workers.
@@ -92,6 +95,7 @@ class ImageDataset(OrderedDataset[Batch]):
         return_params: bool = False,
         image_field: str | None = None,
         decoder: str = "auto",
+        output: Output = "rgb",
         max_pixels: int = MAX_PIXELS,
         max_ram_gb: float | None = None,
         constraints: Constraints | None = None,
@@ -117,6 +121,7 @@ class ImageDataset(OrderedDataset[Batch]):
             on_error=on_error,
             return_params=return_params,
             decoder=decoder,
+            output=output,
             max_pixels=max_pixels,
         )
 

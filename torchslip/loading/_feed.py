@@ -55,6 +55,10 @@ class Feed:
                 raise ValueError("decode='device' needs a device: pass device='cuda' to ts.DataLoader.")
             if batcher is None:
                 raise ValueError("decode='device' needs an ImageDataset or an ImageMapDataset: others decode nothing.")
+            if batcher.output != "rgb":
+                raise ValueError(
+                    f"decode='device' makes RGB only, and the dataset has output={batcher.output!r}; drop one."
+                )
             device_backend(batcher.decoder_name, self.device)
             self._batcher = batcher
         self._decoder: tuple[torch.device, DeviceDecoder] | None = None

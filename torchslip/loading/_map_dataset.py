@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from torchslip.decode import Decode, View
+from torchslip.decode import Decode, Output, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import PassClock
 from torchslip.loading._encoded import EncodedBatch
@@ -43,6 +43,7 @@ class ImageMapDataset(Dataset[Batch]):
         return_params: As for `ImageDataset`.
         image_field: As for `ImageDataset`.
         decoder: As for `ImageDataset`.
+        output: As for `ImageDataset`.
         max_pixels: As for `ImageDataset`.
         storage_options: As for `ImageDataset`.
         cache: As for `ImageDataset`.
@@ -58,6 +59,7 @@ class ImageMapDataset(Dataset[Batch]):
         return_params: bool = False,
         image_field: str | None = None,
         decoder: str = "auto",
+        output: Output = "rgb",
         max_pixels: int = MAX_PIXELS,
         storage_options: Mapping[str, Any] | None = None,
         cache: CacheArgument = None,
@@ -72,6 +74,7 @@ class ImageMapDataset(Dataset[Batch]):
             on_error=on_error,
             return_params=return_params,
             decoder=decoder,
+            output=output,
             max_pixels=max_pixels,
         )
         self._clock = PassClock()

@@ -10,16 +10,21 @@ from torchslip.loading._slabs import empty_slab, slabs_available
 __all__ = ["empty_bytes", "empty_pictures"]
 
 
-def empty_pictures(count: int, height: int, width: int) -> torch.Tensor:
-    """Uninitialised uint8 ``[count, 3, height, width]``, channels last in memory.
+def empty_pictures(count: int, height: int, width: int, *, channels: int = 3) -> torch.Tensor:
+    """Uninitialised uint8 ``[count, channels, height, width]``; three channels are last in memory, others planes.
 
     In a worker process it lies in shared memory from the start, as `default_collate` does it, so that handing the
     batch to the main process copies nothing.
     """
-    if count > 1 and height * width and get_worker_info() is not None and slabs_available():
+    size = height * width * channels
+    if count > 1 and size and get_worker_info() is not None and slabs_available():
         # Pictures of different sizes come one by one; a slab only pays where the next batch has the same size.
-        return empty_slab((count, 3, height, width), (height * width * 3, 1, width * 3, 3))
-    return empty_bytes(count * height * width * 3).view(count, height, width, 3).permute(0, 3, 1, 2)
+        strides = (size, 1, width * 3, 3) if channels == 3 else (size, height * width, width, 1)
+        return empty_slab((count, channels, height, width), strides)
+    memory = empty_bytes(count * size)
+    if channels != 3:
+        return memory.view(count, channels, height, width)
+    return memory.view(count, height, width, 3).permute(0, 3, 1, 2)
 
 
 def empty_bytes(count: int) -> torch.Tensor:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchslip.decode import Decoder, Draws, Header, Placement, View
+from torchslip.decode import Decoder, Draws, Header, Output, Placement, View
 from torchslip.loading._encoded import EncodedPictures, EncodedView
 from torchslip.loading._memory import empty_bytes, empty_pictures
 
-__all__ = ["GatheredPictures", "NamedView", "Pictures", "boxes_of"]
+__all__ = ["GatheredPictures", "NamedView", "Part", "Pictures", "boxes_of", "parts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +30,54 @@ class NamedView:
         return Draws(ids, seed=seed, view=name, epoch=epoch, batch_key=batch_key)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of a view in the batch."""
+
+    key: str
+    channels: int = 3
+    halved: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width for a view of these."""
+        return (-(-height // 2), -(-width // 2)) if self.halved else (height, width)
+
+
+def parts_of(key: str, output: Output) -> list[Part]:
+    """The tensors of a view; those of all views come in the order in which decoders take them."""
+    return [Part(f"{key}_y", 1), Part(f"{key}_uv", 2, True)] if output == "planes" else [Part(key)]
+
+
 class Pictures:
-    """The outputs of all views of one batch, in host memory."""
+    """The outputs of all views of one batch, in host memory.
+
+    Of each view comes its first part, and then of each its second, if it has two.
+    """
 
     def __init__(
-        self, views: Sequence[NamedView], ids: npt.NDArray[np.int64], *, seed: int, epoch: int, batch_key: int
+        self,
+        views: Sequence[NamedView],
+        ids: npt.NDArray[np.int64],
+        *,
+        seed: int,
+        epoch: int,
+        batch_key: int,
+        output: Output = "rgb",
     ) -> None:
         self._views, self._seed, self._epoch, self._batch_key = views, seed, epoch, batch_key
+        self._output = output
         self._sizes = [each.view.output_size(self._draws(each, ids)) for each in views]
         self._boxes = np.zeros((len(views), len(ids), 4), np.float32)
+        parts = [parts_of(each.key, output) for each in views]
+        self._parts = [part for same in zip(*parts, strict=True) for part in same]
         self._stacked: list[torch.Tensor | None] = []
         self._outputs: list[list[torch.Tensor]] = []
         self._prepare(len(ids))
 
     def _prepare(self, count: int) -> None:
-        for size in self._sizes:
-            stack = None if size is None else empty_pictures(count, *size)
+        for number, part in enumerate(self._parts):
+            size = self._sizes[number % len(self._views)]
+            stack = None if size is None else empty_pictures(count, *part.size(*size), channels=part.channels)
             self._stacked.append(stack)
             self._outputs.append([torch.empty(0)] * count if stack is None else list(stack.unbind(0)))
 
@@ -69,19 +101,21 @@ class Pictures:
     ) -> dict[int, Exception]:
         """Decode `images` into `rows`; returns the rows that failed."""
         placements = self._place(headers, rows, ids)
-        for number, placement in enumerate(placements):
+        for number, part in enumerate(self._parts):
             if self._stacked[number] is None:
-                for row, (height, width) in zip(rows, placement.size.tolist(), strict=True):
-                    self._outputs[number][row] = empty_pictures(1, height, width)[0]
-        outputs = [[view[row] for row in rows] for view in self._outputs]
-        failures = decoder.decode(images, headers, placements, outputs)
+                placed = placements[number % len(placements)].size.tolist()
+                for row, (height, width) in zip(rows, placed, strict=True):
+                    shape = part.size(height, width)
+                    self._outputs[number][row] = empty_pictures(1, *shape, channels=part.channels)[0]
+        outputs = [[part[row] for row in rows] for part in self._outputs]
+        failures = decoder.decode(images, headers, placements, outputs, output=self._output)
         return {rows[index]: error for index, error in failures.items()}
 
     def in_batch(self, *, with_boxes: bool) -> dict[str, Any]:
         """Batch key to tensor or list of tensors, and the boxes if asked for."""
         batch: dict[str, Any] = {}
-        for each, stack, outputs in zip(self._views, self._stacked, self._outputs, strict=True):
-            batch[each.key] = outputs if stack is None else stack
+        for part, stack, outputs in zip(self._parts, self._stacked, self._outputs, strict=True):
+            batch[part.key] = outputs if stack is None else stack
         return batch | (self.boxes() if with_boxes else {})
 
     def boxes(self) -> dict[str, torch.Tensor]:
@@ -90,7 +124,7 @@ class Pictures:
 
     def row(self, row: int) -> dict[str, torch.Tensor]:
         """Batch key to picture, for one row that was decoded."""
-        return {each.key: view[row] for each, view in zip(self._views, self._outputs, strict=True)}
+        return {part.key: outputs[row] for part, outputs in zip(self._parts, self._outputs, strict=True)}
 
 
 class GatheredPictures(Pictures):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from torchslip.decode import read_header
+from torchslip.decode import open_picture, read_header
 from torchslip.errors import FormatError, MissingDependencyError, SampleError
 from torchslip.pack._chunks import map_records
 from torchslip.pack._progress import Progress
@@ -139,9 +138,7 @@ class _MeasureRecords:
 
 def channel_histogram(data: bytes) -> npt.NDArray[np.int64]:
     """How many pixels of an encoded picture have each value of red, green and blue, int64 ``[3, 256]``."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_picture(data) as picture:
         # Transparency is dropped by the conversion anyway; with it, Pillow warns about palettes.
         picture.load()
         picture.info.pop("transparency", None)

@@ -20,10 +20,10 @@ from torchslip.pack._claim import claim
 from torchslip.pack._journal import Journal, ShardNote
 from torchslip.pack._measure import moments
 from torchslip.pack._progress import Progress
-from torchslip.pack._recipe import Pixels, Recipe, make_recipe, open_source
+from torchslip.pack._recipe import Recipe, make_recipe, open_source
 from torchslip.pack._rows import PrepareRecords, Row
 from torchslip.pack._shard_builder import Shard, ShardBuilder
-from torchslip.pack._transcode import ImageRule
+from torchslip.pack._transcode import ImageRule, Pixels
 from torchslip.sources import FieldIndexBuilder, LabelMode, Source, locate
 from torchslip.sources.mds import INDEX_NAME, SIDECAR_NAME, ArrayFile, Index, Sidecar, index_text
 from torchslip.storage import Folder, LocalFolder, open_folder
@@ -101,6 +101,7 @@ def pack(
             `Resize` makes the larger ones smaller.
         pixels: ``jpeg`` stores images as image files; ``jpeg-indexed`` writes the JPEG files among them again without
             loss, with restart markers, so that a crop decodes only the tiles it needs. Needs the compiled kernel.
+            ``yuv420`` stores planes of Y, Cb and Cr: larger, and decoded several times as fast.
         shard_bytes: Of a shard before compression, below 4 GiB, such as ``"64mb"``.
         compression: ``zstd``, ``br``, ``bz2``, ``gz`` or ``snappy``, or with a level such as ``zstd:7``. JPEG files do
             not get smaller.

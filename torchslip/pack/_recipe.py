@@ -9,12 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torchslip.decode import index_version, why_no_index
 from torchslip.errors import FormatError, MissingDependencyError
 from torchslip.pack._shard_builder import parse_size
-from torchslip.pack._transcode import ImageRule, Resize, encoder_version
+from torchslip.pack._transcode import ImageRule, Pixels, Resize, encoder_version
 from torchslip.sources import (
     FORMATS,
     IMG_EXTENSIONS,
@@ -29,10 +29,7 @@ from torchslip.sources import (
 )
 from torchslip.sources.mds import checked_hashes, parse_compression
 
-__all__ = ["Pixels", "Recipe", "make_recipe", "open_source"]
-
-Pixels = Literal["jpeg", "jpeg-indexed"]
-"""How the pixels of an image are stored: ``jpeg`` means as an image file, ``jpeg-indexed`` JPEG files with markers."""
+__all__ = ["Recipe", "make_recipe", "open_source"]
 
 _VERSION = 1  # of the bytes that a recipe makes
 _ENCODINGS: Mapping[FieldKind, str] = {
@@ -91,7 +88,7 @@ class Recipe:
             "version": _VERSION,
             "columns": dict(self.columns),
             "image": rule,
-            "encoder": None if self.rule == "keep" else encoder_version(),
+            "encoder": None if self.rule == "keep" and self.pixels != "yuv420" else encoder_version(self.pixels),
             "pixels": self.pixels,
             "shard_bytes": self.shard_bytes,
             "compression": self.compression,
@@ -131,6 +128,8 @@ def make_recipe(
         raise ValueError(f"image must be 'keep', 'jpeg' or Resize(shorter=, longer_max=, quality=); got {image!r}.")
     if pixels not in get_args(Pixels):
         raise ValueError(f"pixels must be one of {', '.join(get_args(Pixels))}; got {pixels!r}.")
+    if pixels == "yuv420" and image == "jpeg":
+        raise ValueError("image='jpeg' says how image files are stored, but pixels='yuv420' stores none; leave it out.")
     if pixels == "jpeg-indexed" and (reason := why_no_index()):
         raise MissingDependencyError(f"pixels='jpeg-indexed' cannot be had here. {reason}")
     if compression:
@@ -141,7 +140,7 @@ def make_recipe(
     encodings: Mapping[str, str] = getattr(source, "encodings", {})
     return Recipe(
         fields=fields,
-        columns={name: _encoding(kind, encodings.get(name), image) for name, kind in fields.items()},
+        columns={name: _encoding(kind, encodings.get(name), image, pixels) for name, kind in fields.items()},
         rule=image,
         pixels=pixels,
         shard_bytes=parse_size(
@@ -155,10 +154,12 @@ def make_recipe(
     )
 
 
-def _encoding(kind: FieldKind, given: str | None, image: ImageRule) -> str:
+def _encoding(kind: FieldKind, given: str | None, image: ImageRule, pixels: Pixels) -> str:
     """How a field is stored: as it was, where it comes from MDS."""
     if kind != "image":
         return given or _ENCODINGS[kind]
+    if pixels == "yuv420":
+        return "bytes"  # which the sidecar calls an image
     if image == "keep" and given in ("jpeg", "png", "pil"):
         return "png" if given == "pil" else given  # which comes as a PNG
     return "jpeg"

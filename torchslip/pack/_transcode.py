@@ -6,12 +6,21 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from torchslip.decode import Header, index_jpeg, read_header
+from torchslip.decode import (
+    Header,
+    backends,
+    check_picture,
+    index_jpeg,
+    open_picture,
+    planes_of,
+    read_header,
+    store_planes,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ImageRule", "Resize", "StoredImage", "check_pixels", "encoder_version", "store_image"]
+__all__ = ["ImageRule", "Pixels", "Resize", "StoredImage", "encoder_version", "store_image"]
 
 _CONVERSION_QUALITY = 95
 _ORIENTATION = 0x0112
@@ -63,6 +72,10 @@ class Resize:
 
 ImageRule = Literal["keep", "jpeg"] | Resize
 
+Pixels = Literal["jpeg", "jpeg-indexed", "yuv420"]
+"""How the pixels of an image are stored: ``jpeg`` means as an image file, ``jpeg-indexed`` JPEG files with markers,
+``yuv420`` planes of Y, Cb and Cr."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
@@ -79,13 +92,13 @@ class StoredImage:
     width: int
 
 
-def store_image(data: bytes, rule: ImageRule, *, pixels: str = "jpeg", verify: bool) -> StoredImage:
-    """Apply the rule to an encoded picture, and index it if it is a JPEG then.
+def store_image(data: bytes, rule: ImageRule, *, pixels: Pixels = "jpeg", verify: bool) -> StoredImage:
+    """Apply the rule to an encoded picture, and store its pixels as they shall be.
 
     Args:
         data: The file.
         rule: What shall become of it.
-        pixels: ``jpeg``, or ``jpeg-indexed``: JPEG files get restart markers, without loss.
+        pixels: How it is stored.
         verify: Decode it even if it is kept.
 
     Raises:
@@ -95,11 +108,14 @@ def store_image(data: bytes, rule: ImageRule, *, pixels: str = "jpeg", verify: b
     header = read_header(data)
     height, width = rule.size_of(header.height, header.width) if isinstance(rule, Resize) else header_size(header)
     resized = (height, width) != header_size(header)
-    if resized or (rule == "jpeg" and header.format != "jpeg"):
+    if pixels == "yuv420":
+        planes = _resize_planes(data, height, width) if resized else store_planes(data, header)
+        return StoredImage(planes, height, width)
+    if resized or header.format == "yuv420" or (rule == "jpeg" and header.format != "jpeg"):
         quality = rule.quality if isinstance(rule, Resize) else _CONVERSION_QUALITY
         data = _encode(data, height, width, quality)
     elif verify:
-        check_pixels(data, header)
+        check_picture(data, header)
     if pixels == "jpeg-indexed" and read_header(data).format == "jpeg":
         data = index_jpeg(data)
     return StoredImage(data, height, width)
@@ -110,26 +126,21 @@ def header_size(header: Header) -> tuple[int, int]:
     return header.height, header.width
 
 
-def check_pixels(data: bytes, header: Header) -> None:
-    """Decode a picture and forget it.
-
-    Raises:
-        Exception: What a damaged file makes Pillow raise.
-    """
+def _resize_planes(data: bytes, height: int, width: int) -> bytes:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.size != (header.width, header.height):
-            raise ValueError(f"its size is {picture.size}, but its header says {(header.width, header.height)}")
-        # All of the compressed data is read for a JPEG of an eighth of the size too, in a third of the time.
-        picture.draft(None, (1, 1))
+    with open_picture(data) as picture:
         picture.load()
+        # With it, Pillow warns about palettes.
+        picture.info.pop("transparency", None)
+        pixels = picture.convert("L" if picture.mode == "L" else "RGB")
+    return planes_of(pixels.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _encode(data: bytes, height: int, width: int, quality: int) -> bytes:
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
+    with open_picture(data) as picture:
         picture.load()
         mode = "L" if picture.mode == "L" else "RGB"
         options: dict[str, object] = {}
@@ -159,9 +170,13 @@ def _orientation(picture: Image.Image) -> int:
     return found if found in range(1, 9) else 1
 
 
-def encoder_version() -> str:
-    """What else decides the bytes of a JPEG that is encoded here."""
+def encoder_version(pixels: Pixels = "jpeg") -> str:
+    """What else decides the bytes of a picture that is encoded here."""
     import PIL
     from PIL import features
 
-    return f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}, turbo {features.version('libjpeg_turbo')}"
+    version = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}, turbo {features.version('libjpeg_turbo')}"
+    if pixels != "yuv420":
+        return version
+    turbo = next(each for each in backends() if each.name == "turbo")
+    return f"planes by {'the kernel' if turbo.available else 'Pillow'}, {version}"

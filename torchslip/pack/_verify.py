@@ -11,11 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from torchslip.decode import read_header
+from torchslip.decode import check_picture, read_header
 from torchslip.errors import MissingDependencyError, SampleError
 from torchslip.pack._chunks import map_records
 from torchslip.pack._progress import Progress
-from torchslip.pack._transcode import check_pixels
 from torchslip.sources import MDS, Source, image_fields, index_values, locate, open
 from torchslip.sources.mds import INDEX_NAME, SIDECAR_NAME, Index, check_shard
 
@@ -89,7 +88,7 @@ def _check_records(source: Source, ids: range) -> tuple[list[Problem | None], in
             (record,) = source.fetch([index])
             for name in images:
                 read_bytes += len(record[name])
-                check_pixels(record[name], read_header(record[name]))
+                check_picture(record[name], read_header(record[name]))
         except (MissingDependencyError, MemoryError):
             raise
         except Exception as error:  # whatever a damaged file makes Pillow stumble over
@@ -152,7 +151,7 @@ def _check_shards(shards: _Shards, numbers: range) -> tuple[list[_Checked], int]
 
         def check_image(row: int, name: str, data: bytes, sizes: dict[str, list[tuple[int, int]]] = sizes) -> None:
             header = read_header(data)
-            check_pixels(data, header)
+            check_picture(data, header)
             sizes[name].append((header.height, header.width))
 
         where = str(shards.root / file.basename)

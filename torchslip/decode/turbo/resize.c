@@ -62,11 +62,20 @@ void vertical_portable(const uint8_t *source, ptrdiff_t source_stride, uint8_t *
         vertical_rest(source, source_stride, output + row * output_stride, 0, width, axis, row);
 }
 
+bool use_vectors(Passes passes) {
+#if defined(__x86_64__)
+    return passes != PASSES_PORTABLE && __builtin_cpu_supports("avx2");
+#else
+    (void)passes;
+    return false;
+#endif
+}
+
 static void choose(Passes passes, HorizontalPass **horizontal, VerticalPass **vertical) {
     *horizontal = horizontal_portable;
     *vertical = vertical_portable;
 #if defined(__x86_64__)
-    if (passes != PASSES_PORTABLE && __builtin_cpu_supports("avx2")) {
+    if (use_vectors(passes)) {
         *horizontal = horizontal_avx2;
         *vertical = vertical_avx2;
     }

@@ -76,13 +76,15 @@ AVX2 void horizontal_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_
     }
 }
 
-/* `pairs` pairs of rows; the row behind the last one stands in with weight 0 where their number is odd. */
+/* `pairs` pairs of rows; the row behind the last one stands in with weight 0 where their number is odd. The last vector
+ * overlaps the one before it. */
 AVX2 static inline void one_row(const uint8_t *first, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t width,
                                 const int16_t *weights, int size, int pairs, int shift_bits) {
     const __m128i shift = _mm_cvtsi32_si128(shift_bits);
     const __m256i half = _mm256_set1_epi32(1 << shift_bits >> 1), zero = _mm256_setzero_si256();
 
-    for (ptrdiff_t x = 0; x + 32 <= width; x += 32) {
+    for (ptrdiff_t next = 0; next < width; next += 32) {
+        ptrdiff_t x = next + 32 <= width ? next : width - 32;
         __m256i sums[4] = {half, half, half, half};
         for (int i = 0; i < pairs; i++) {
             const uint8_t *upper = first + 2 * i * source_stride + x;
@@ -103,19 +105,25 @@ AVX2 static inline void one_row(const uint8_t *first, ptrdiff_t source_stride, u
     }
 }
 
+AVX2 void vertical_row_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t width,
+                            const Axis *axis, int row) {
+    const int16_t *weights = axis->weights + (ptrdiff_t)row * axis->taps;
+    const uint8_t *first = source + axis->first[row] * source_stride;
+    const int size = axis->sizes[row], pairs = (size + 1) / 2;
+
+    if (width < 32)
+        vertical_rest(source, source_stride, output, 0, width, axis, row);
+    else if (pairs == 1)
+        one_row(first, source_stride, output, width, weights, size, 1, axis->shift);
+    else if (pairs == 2)
+        one_row(first, source_stride, output, width, weights, size, 2, axis->shift);
+    else
+        one_row(first, source_stride, output, width, weights, size, pairs, axis->shift);
+}
+
 AVX2 void vertical_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
                         ptrdiff_t width, const Axis *axis) {
-    for (int row = 0; row < axis->count; row++, output += output_stride) {
-        const int16_t *weights = axis->weights + (ptrdiff_t)row * axis->taps;
-        const uint8_t *first = source + axis->first[row] * source_stride;
-        const int size = axis->sizes[row], pairs = (size + 1) / 2;
-        if (pairs == 1)
-            one_row(first, source_stride, output, width, weights, size, 1, axis->shift);
-        else if (pairs == 2)
-            one_row(first, source_stride, output, width, weights, size, 2, axis->shift);
-        else
-            one_row(first, source_stride, output, width, weights, size, pairs, axis->shift);
-        vertical_rest(source, source_stride, output, width & ~(ptrdiff_t)31, width, axis, row);
-    }
+    for (int row = 0; row < axis->count; row++, output += output_stride)
+        vertical_row_avx2(source, source_stride, output, width, axis, row);
 }
 #endif

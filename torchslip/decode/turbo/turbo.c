@@ -12,9 +12,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* Goes up when the arguments of turbo_decode change. */
-#define INTERFACE_VERSION 2
-
-enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
+#define INTERFACE_VERSION 3
 
 #define MAX_SIDE 65535 /* of the box, by the format; of what it is resized to, by choice */
 
@@ -24,18 +22,14 @@ typedef struct {
     const int64_t *data_bytes;
     const int64_t *heights_widths; /* [images, 2], as the header says */
     const int64_t *geometry;       /* [views, images, FIELDS] */
-    uint8_t *const *outputs;       /* [views, images] */
-    const int64_t *strides;        /* [views, images, 3]: of channel, row and column, in bytes */
+    uint8_t *const *outputs;       /* [targets * views, images]: for OUTPUT_PLANES, all of luma, then all of chroma */
+    const int64_t *strides;        /* [targets * views, images, 3]: of channel, row and column, in bytes */
+    Output output;
     int scale_margin;
     int variant;
     char *messages; /* [images, MESSAGE_BYTES] */
     atomic_llong next, failed;
 } Batch;
-
-/* The part of an output that is not black: rows and columns of the output. */
-typedef struct {
-    int top, left, bottom, right;
-} Shown;
 
 static Shown shown_part(const int64_t *view) {
     Shown shown;
@@ -68,37 +62,41 @@ static int choose_denominator(const int64_t *view, int margin) {
     return 1;
 }
 
-static void paint_black(uint8_t *output, const int64_t *strides, const int64_t *view) {
-    for (int64_t row = 0; row < view[OUT_HEIGHT]; row++)
-        for (int64_t column = 0; column < view[OUT_WIDTH]; column++)
-            for (int channel = 0; channel < 3; channel++)
-                output[channel * strides[0] + row * strides[1] + column * strides[2]] = 0;
+static Passes passes_of(const Batch *batch) { return (Passes)(batch->variant & VARIANT_PORTABLE_PASSES); }
+
+static Target target_of(const Batch *batch, int64_t view, int64_t image) {
+    const int64_t index = view * batch->images + image, chroma = index + batch->views * batch->images;
+    Target target = {.output = batch->output, .data = batch->outputs[index], .strides = batch->strides + index * 3};
+
+    if (batch->output == OUTPUT_PLANES) {
+        target.chroma = batch->outputs[chroma];
+        target.chroma_strides = batch->strides + chroma * 3;
+    }
+    return target;
 }
 
 /* Resamples one view out of the decoded region. */
 static bool write_view(Context *context, const Batch *batch, const Region *region, const int64_t *view,
-                       const Axis *axes, uint8_t *output, const int64_t *strides) {
+                       const Axis *axes, const Target *target) {
     const Shown shown = shown_part(view);
+    const int64_t *strides = target->strides;
     const uint8_t *origin =
         region->data - (ptrdiff_t)region->top * region->stride - (ptrdiff_t)region->left * 3;
 
-    if (shown.bottom - shown.top < view[OUT_HEIGHT] || shown.right - shown.left < view[OUT_WIDTH])
-        paint_black(output, strides, view);
-    output += shown.top * strides[1] + shown.left * strides[2];
-    if (strides[0] == 1 && strides[2] == 3)
-        return resize(origin, region->stride, &axes[0], &axes[1], output, strides[1], &context->middle, (Passes)(batch->variant & VARIANT_PORTABLE_PASSES));
+    paint_border(view, shown, target);
+    if (target->output == OUTPUT_RGB && strides[0] == 1 && strides[2] == 3)
+        return resize(origin, region->stride, &axes[0], &axes[1],
+                      target->data + shown.top * strides[1] + shown.left * strides[2], strides[1], &context->middle,
+                      passes_of(batch));
 
     int height = shown.bottom - shown.top, width = shown.right - shown.left;
     ptrdiff_t stride = (ptrdiff_t)width * 3;
     uint8_t *packed = buffer_reserve(&context->packed, (size_t)height * (size_t)stride);
     if (packed == NULL ||
-        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, (Passes)(batch->variant & VARIANT_PORTABLE_PASSES)))
+        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, passes_of(batch)))
         return false;
-    for (int channel = 0; channel < 3; channel++)
-        for (int row = 0; row < height; row++)
-            for (int column = 0; column < width; column++)
-                output[channel * strides[0] + row * strides[1] + column * strides[2]] =
-                    packed[row * stride + column * 3 + channel];
+    if (target->output != OUTPUT_RGB) to_yuv(packed, (size_t)height * (size_t)width);
+    write_packed(packed, stride, shown, target);
     return true;
 }
 
@@ -145,10 +143,29 @@ static bool decode_at_scale(Context *context, const Batch *batch, int64_t image,
     }
     if (!jpeg_read_region(context, &region, denominator)) return false;
     for (int64_t i = 0; i < batch->views; i++) {
-        int64_t index = i * batch->images + image;
+        const Target target = target_of(batch, i, image);
         if (context->denominators[i] == denominator &&
-            !write_view(context, batch, &region, batch->geometry + index * FIELDS, &context->axes[2 * i],
-                        batch->outputs[index], batch->strides + index * 3))
+            !write_view(context, batch, &region, batch->geometry + (i * batch->images + image) * FIELDS,
+                        &context->axes[2 * i], &target))
+            return fail(context, no_memory);
+    }
+    return true;
+}
+
+static const char other_size[] = "its size is not the one that its header says";
+static const char outside[] = "its crop does not lie within the picture";
+
+static bool resample_planes(Context *context, const Batch *batch, int64_t image) {
+    const int64_t height = batch->heights_widths[2 * image], width = batch->heights_widths[2 * image + 1];
+    Planes planes;
+
+    if (!planes_open(context, batch->data[image], (size_t)batch->data_bytes[image], &planes)) return false;
+    if (planes.height != height || planes.width != width) return fail(context, other_size);
+    for (int64_t i = 0; i < batch->views; i++) {
+        const int64_t *view = batch->geometry + (i * batch->images + image) * FIELDS;
+        const Target target = target_of(batch, i, image);
+        if (!is_valid(view, height, width)) return fail(context, outside);
+        if (!planes_write_view(context, &planes, view, shown_part(view), &target, passes_of(batch)))
             return fail(context, no_memory);
     }
     return true;
@@ -158,15 +175,17 @@ static bool decode_image(Context *context, const Batch *batch, int64_t image) {
     const int64_t height = batch->heights_widths[2 * image], width = batch->heights_widths[2 * image + 1];
     unsigned wanted = 0;
 
+    if (is_planes(batch->data[image], (size_t)batch->data_bytes[image])) return resample_planes(context, batch, image);
     context->refused = batch->variant & VARIANT_LIBJPEG_ENTROPY;
     if (!reserve_views(context, batch->views)) return fail(context, no_memory);
     for (int64_t i = 0; i < batch->views; i++) {
         int64_t index = i * batch->images + image;
         const int64_t *view = batch->geometry + index * FIELDS;
-        if (!is_valid(view, height, width)) return fail(context, "its crop does not lie within the picture");
+        if (!is_valid(view, height, width)) return fail(context, outside);
         const Shown shown = shown_part(view);
         if (shown.bottom == shown.top) {
-            paint_black(batch->outputs[index], batch->strides + index * 3, view);
+            const Target target = target_of(batch, i, image);
+            paint_border(view, shown, &target);
             context->denominators[i] = 0;
         } else {
             context->denominators[i] = choose_denominator(view, batch->scale_margin);
@@ -189,6 +208,8 @@ static _Atomic(Context *) kept[KEPT_CONTEXTS];
 
 static void context_release(Context *context) {
     for (int i = 0; i < 2 * context->views; i++) buffer_release(&context->axes[i].memory);
+    for (int i = 0; i < 4; i++) buffer_release(&context->plane_axes[i].memory);
+    for (int i = 0; i < 2; i++) buffer_release(&context->plane_columns[i]);
     free(context->axes);
     free(context->denominators);
     buffer_release(&context->pixels);
@@ -267,7 +288,8 @@ EXPORT int turbo_check(char *message) {
 /* Returns the number of pictures that could not be decoded; their messages are not empty. `messages` must be zero. */
 EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const *data, const int64_t *data_bytes,
                             const int64_t *heights_widths, const int64_t *geometry, uint8_t *const *outputs,
-                            const int64_t *strides, int threads, int scale_margin, int variant, char *messages) {
+                            const int64_t *strides, int output, int threads, int scale_margin, int variant,
+                            char *messages) {
     Batch batch = {.images = images,
                    .views = views,
                    .data = data,
@@ -276,6 +298,7 @@ EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const 
                    .geometry = geometry,
                    .outputs = outputs,
                    .strides = strides,
+                   .output = (Output)output,
                    .scale_margin = scale_margin,
                    .variant = variant,
                    .messages = messages};
@@ -288,4 +311,26 @@ EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const 
     work(&batch);
     for (int i = 0; i < started; i++) pthread_join(others[i], NULL);
     return atomic_load(&batch.failed);
+}
+
+/* Writes the planes of a JPEG picture into `output`, one behind the other. `form` becomes height, width, factors of
+ * rows and columns between luma and chroma, number of planes, and bytes that were written.
+ * Returns 0; or 1: it cannot be decoded, `message` says why; or 2: it has no planes of this form. */
+EXPORT int turbo_read_planes(const uint8_t *data, int64_t data_bytes, uint8_t *output, int64_t output_bytes,
+                             int64_t *form, char *message) {
+    Context *context = context_take(message);
+    Planes planes = {0};
+    size_t size = 0;
+
+    if (context == NULL) return 1;
+    context->message = message;
+    bool read = jpeg_open(context, data, (size_t)data_bytes) &&
+                jpeg_read_planes(context, output, (size_t)output_bytes, &planes, &size);
+    jpeg_close(context);
+    buffer_trim(&context->pixels);
+    context_give(context);
+    const int64_t found[] = {planes.height, planes.width, planes.down_rows, planes.down_columns, planes.count,
+                             (int64_t)size};
+    memcpy(form, found, sizeof(found));
+    return !read ? 1 : planes.count == 0 ? 2 : 0;
 }

@@ -7,6 +7,12 @@
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
  *   transcode.c   a JPEG file written again without loss, with restart markers
+ *   planes.c      pictures that are stored as planes of Y, Cb and Cr
+ *   chroma.c      the filter of their chroma: resampling and libjpeg's interpolation in one
+ *   fine.c        their chroma at the size of luma
+ *   color.c       Y, Cb and Cr to RGB and back, and rows of single planes, in plain C
+ *   color_x86.c   the same with vector instructions, byte for byte
+ *   raw.c         the planes of a JPEG picture, as they are stored in it
  */
 #ifndef TORCHSLIP_TURBO_H
 #define TORCHSLIP_TURBO_H
@@ -63,6 +69,7 @@ bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized
 
 typedef enum { PASSES_BEST, PASSES_PORTABLE } Passes;
 
+bool use_vectors(Passes passes);
 /* Flags of turbo_decode, for tests: the same pixels by other means. */
 enum { VARIANT_PORTABLE_PASSES = PASSES_PORTABLE, VARIANT_LIBJPEG_ENTROPY = 2 };
 
@@ -84,6 +91,11 @@ VerticalPass vertical_avx2;
 void horizontal_rest(const uint8_t *source, uint8_t *output, int from, const Axis *axis);
 void vertical_rest(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t from, ptrdiff_t width,
                    const Axis *axis, int row);
+#if defined(__x86_64__)
+/* One output row. */
+void vertical_row_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t width,
+                       const Axis *axis, int row);
+#endif
 
 /* Resamples into `output`. `source` is where pixel (0, 0) of the two axes would lie. False: out of memory. */
 bool resize(const uint8_t *source, ptrdiff_t source_stride, const Axis *rows, const Axis *columns, uint8_t *output,
@@ -103,6 +115,8 @@ typedef struct {
     struct Entropy *entropy;
     bool refused; /* by entropy.c: libjpeg has to decode the picture */
     Buffer pixels, middle, packed, temporary;
+    Axis plane_axes[4]; /* rows and columns of luma, then of chroma */
+    Buffer plane_columns[2];
     Axis *axes; /* two for each view: rows, columns */
     int *denominators;
     int views;
@@ -131,5 +145,93 @@ bool fail(Context *context, const char *reason);
 void entropy_take_over(Context *context, int first_column, int last_column);
 void entropy_trim(Context *context);
 void entropy_release(Context *context);
+/* What a view is made of, as the caller says it. */
+enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
+
+/* The part of an output that is not black: rows and columns of the output. */
+typedef struct {
+    int top, left, bottom, right;
+} Shown;
+
+typedef enum { OUTPUT_RGB, OUTPUT_YUV, OUTPUT_PLANES } Output;
+
+/* Where a view goes. Strides are those of channel, row and column, in bytes. */
+typedef struct {
+    Output output;
+    uint8_t *data; /* red, green, blue; or Y, Cb, Cr; or Y alone */
+    const int64_t *strides;
+    uint8_t *chroma; /* for OUTPUT_PLANES, of half the size: Cb, Cr */
+    const int64_t *chroma_strides;
+} Target;
+
+/* The plane of a stored picture, and where it is less fine than luma: by 1 or 2. */
+typedef struct {
+    int height, width;
+    int down_rows, down_columns; /* of the two chroma planes */
+    int count;                   /* of planes: 1 or 3 */
+    const uint8_t *data[3];
+} Planes;
+
+bool is_planes(const uint8_t *data, size_t size);
+/* Checks all of the header. False: `message` says why. */
+bool planes_open(Context *context, const uint8_t *data, size_t size, Planes *planes);
+bool planes_write_view(Context *context, const Planes *planes, const int64_t *view, Shown shown, const Target *target,
+                       Passes passes);
+/* The planes of the opened JPEG picture one behind the other into `output`; `planes` has their sizes, and `size` how
+ * many bytes they take. A count of 0: they have no such form. False: `message` says why. */
+bool jpeg_read_planes(Context *context, uint8_t *output, size_t capacity, Planes *planes, size_t *size);
+
+/* The resampling of chroma that goes with that of luma: what `luma` makes of chroma that libjpeg has interpolated to
+ * its size. `factor` is 1 or 2, `length` that of the chroma axis. With `halved`, each output is the mean of the two of
+ * luma at 2i and 2i + 1, counted from `parity` (0 or 1) before the first. False: out of memory. */
+bool axis_make_chroma(Axis *axis, Buffer *temporary, const Axis *luma, int factor, int length, bool interpolated,
+                      bool halved, int parity);
+
+/* Rows of one byte per pixel. `source` is where the pixel `axis->begin` lies, with `columns_slack` readable bytes
+ * behind the last; room for `columns_room` bytes is needed in each row of the output. */
+typedef struct {
+    const Axis *axis;
+    int pairs; /* of taps; 0: the window of a group is too large */
+    int dot_taps;
+    const int32_t *bases;
+    const void *steps;
+    const int16_t *dots;
+} Columns;
+bool columns_make(Columns *columns, Buffer *memory, const Axis *axis, Passes passes);
+size_t columns_slack(const Axis *axis);
+size_t columns_room(const Axis *axis);
+typedef void PlaneRows(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
+                       int rows, const Columns *columns);
+/* Three rows into one of three bytes per pixel. */
+typedef void ColorRow(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *output, int width);
+
+/* Rows of chroma at the size of luma and of Y, Cb and Cr as planes of red, green and blue, as libjpeg makes them.
+ * `far` is the row beyond `near`, or NULL; `sums` has room for `count` + 2 numbers. */
+typedef struct {
+    const uint8_t *near, *far;
+    int begin, count, length; /* of the chroma samples that are wanted, and of the row */
+    bool doubled, interpolated;
+    int turn; /* 1 in the lower of two rows */
+} ChromaRow;
+typedef void FineRow(const ChromaRow *row, uint16_t *sums, uint8_t *output);
+typedef void SplitRow(const uint8_t *y, const uint8_t *cb, const uint8_t *cr, uint8_t *const rgb[3], int width);
+
+PlaneRows plane_rows_portable;
+ColorRow to_rgb_portable, interleave_portable;
+FineRow fine_row_portable;
+SplitRow split_row_portable;
+#if defined(__x86_64__)
+FineRow fine_row_avx2;
+SplitRow split_row_avx2;
+bool columns_make_avx2(Columns *columns, Buffer *memory);
+PlaneRows plane_rows_avx2;
+ColorRow to_rgb_avx2, interleave_avx2;
+#endif
+
+/* RGB pixels become Y, Cb and Cr, in place. */
+void to_yuv(uint8_t *pixels, size_t count);
+void paint_border(const int64_t *view, Shown shown, const Target *target);
+/* Writes a picture of three bytes per pixel where the shown part of a view goes; Y, Cb, Cr where not RGB is wanted. */
+void write_packed(const uint8_t *pixels, ptrdiff_t stride, Shown shown, const Target *target);
 
 #endif
