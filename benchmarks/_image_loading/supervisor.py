@@ -160,7 +160,7 @@ def _tree_bytes(pid: int) -> tuple[int, int, int]:
 
 
 def _process_bytes(process: psutil.Process) -> tuple[int, int, int]:
-    """Proportional set size, the part of it in mapped files, private pages; without Linux resident size, 0, the same."""
+    """Proportional set size, of it mapped files, and private pages; elsewhere resident size, 0, resident size."""
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except FileNotFoundError:
