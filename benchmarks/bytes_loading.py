@@ -31,9 +31,10 @@ repetition, in an order that is shuffled anew (seeded); ratios are taken within 
 ``--deadline``.
 
 Figures are medians over repetitions. CPU seconds are those of the contender's processes, user and system, without the
-server, which runs on the same cores. Memory is the largest sum over the process tree of private pages (``Private_*``
-of ``smaps_rollup``, ten times a second), less what it was before the first loader was made; beside it the same of
-proportional set sizes, which count what workers share with the main process too.
+server, which runs on the same cores. Memory is the largest sum over the process tree of private pages
+(``Private_Dirty`` of ``smaps_rollup``, ten times a second: clean ones are those of libraries), less what it was before
+the first loader was made; beside it the same of proportional set sizes, which count what workers share with the main
+process too.
 
     python benchmarks/bytes_loading.py --mx8-python MX8/bin/python --out benchmarks/results/bytes_loading.json
 """

@@ -42,13 +42,11 @@ class Place:
 def torchslip(place: Place, *, workers: bool = False, profile: str = "balanced") -> Callable[[], Iterable[Batch]]:
     import torchslip as ts
 
-    options: dict[str, Any] = {"batch_size": place.batch_size, "profile": profile}
-    if place.is_remote:
-        options["store"] = place.store
-    ts.BytesDataset(place.url, **options)  # lists, and keeps the list
+    # As for the peers, the list of objects is there before the time begins.
+    source = ts.BytesDataset(place.url, **({"store": place.store} if place.is_remote else {})).source
 
     def batches() -> Iterator[Batch]:
-        dataset = ts.BytesDataset(place.url, **options)
+        dataset = ts.BytesDataset(source, batch_size=place.batch_size, profile=profile)
         loader = ts.DataLoader(dataset, num_workers=place.workers) if workers else dataset
         for batch in loader:
             payload, _, _ = batch.to_torch()

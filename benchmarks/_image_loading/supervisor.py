@@ -35,7 +35,7 @@ class Outcome:
         peak_pss_mib: The largest sum over the process tree of proportional set sizes, while it warmed up; None if it
             never was in that phase.
         peak_unmapped_pss_mib: The same without pages of mapped files, which the kernel can drop.
-        peak_private_mib: The same of pages that no other process maps.
+        peak_private_mib: The same of pages that were written to and that no other process maps.
         first_private_mib: What it was when that phase began.
         first_pss_mib: And of proportional set sizes.
     """
@@ -167,8 +167,8 @@ def _process_bytes(process: psutil.Process) -> tuple[int, int, int]:
         return (resident := process.memory_info().rss), 0, resident
     fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
     kib = {name: int(value.split()[0]) for name, value in fields.items()}
-    private = kib["Private_Clean"] + kib["Private_Dirty"]
-    return kib["Pss"] * 1024, kib.get("Pss_File", 0) * 1024, private * 1024
+    # Not "Private_Clean": pages of a library become private when another program that has it loaded ends.
+    return kib["Pss"] * 1024, kib.get("Pss_File", 0) * 1024, kib["Private_Dirty"] * 1024
 
 
 def _last_line(stream: IO[str]) -> str:
