@@ -1,14 +1,19 @@
-"""Does autotune help where objects are far away, and does it hurt where they are near?
+"""Does autotune help where objects are far away, and does it hurt anywhere?
 
-Protocol: one process without workers reads objects of 40 kB from a source that waits for a given time for each of them,
-one after the other, as a client that asks for one object at a time does. Contenders are the static ``safe`` profile
-(what one has without knowing anything), each profile with autotune, and the best static setting within the rails of the
-profile. Contenders are interleaved, in an order that is shuffled (seeded) in each repetition; ratios are taken within a
-repetition. The first ``--warm-seconds`` are not counted, because a training run is long; the table has the rate with
-them too.
+Protocol: one process without workers reads a source that waits for a given time for each object, one after the other,
+as a client that asks for one object at a time does (``LATENCY ms, SIZE``), or files from the page cache (``disk``), in
+batches of at most 16. In each case every profile is read twice, with its knobs as they are and with autotune, one
+directly after the other, in an order that is drawn (seeded) for each repetition; ratios are taken within a repetition,
+and their median. The first seconds of a trial are not counted, because a training run is long: with autotune
+``--warm-seconds`` where an object takes its time, a quarter of that elsewhere; without autotune one. Where an object
+takes its time rates are steady, and there is one repetition; elsewhere ``--repetitions``.
 
-    python benchmarks/autotune.py --latency-ms 20
-    python benchmarks/autotune.py --latency-ms 0     # nothing to gain: at most 5 % may be lost
+Two questions are answered: how many times as fast as the static ``safe`` profile is each of the others (``x safe``;
+wanted: 3 at 20 ms), and how fast is each profile with autotune, as a part of what it is without (``x static``; wanted:
+0.95 or more everywhere).
+
+    python benchmarks/autotune.py --out benchmarks/results/autotune.json
+    python benchmarks/autotune.py --cases "20 ms, 40 kB"
 """
 
 from __future__ import annotations
@@ -17,14 +22,48 @@ import argparse
 import json
 import random
 import statistics
+import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from _machine import commit, describe_machine
 
 import torchslip as ts
 
-OBJECT_BYTES = 40_000
+PROFILES = ("safe", "balanced", "throughput")
+DISK_FILES = 2000
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is read.
+
+    Attributes:
+        latency_ms: For each object; None for files.
+        size: Bytes of each.
+    """
+
+    latency_ms: float | None
+    size: int
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+        size = f"{self.size // 1000} kB" if self.size < 1_000_000 else f"{self.size // 1_000_000} MB"
+        return f"disk, {size}" if self.latency_ms is None else f"{self.latency_ms:g} ms, {size}"
+
+
+CASES = (
+    *(Case(20, size) for size in (4_000, 40_000, 1_000_000)),
+    Case(2, 40_000),
+    *(Case(0, size) for size in (4_000, 40_000, 1_000_000)),
+    Case(None, 40_000),
+)
 
 
 class Distant:
@@ -33,10 +72,10 @@ class Distant:
     schema = {"data": "bytes"}  # noqa: RUF012
     fingerprint = "distant"
 
-    def __init__(self, count: int, seconds: float) -> None:
-        self.sizes = np.full(count, OBJECT_BYTES, np.int64)
-        self._seconds = seconds
-        self._content = bytes(OBJECT_BYTES)
+    def __init__(self, case: Case) -> None:
+        self.sizes = np.full(200_000 if case.size < 1_000_000 else 10_000, case.size, np.int64)
+        self._seconds = (case.latency_ms or 0) / 1000
+        self._content = bytes(case.size)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -50,73 +89,122 @@ class Distant:
         return records
 
 
-def contenders():
-    """Name to the options of `BytesDataset`."""
-    best = {"prefetch_batches": 8, "want": 4}
-    return {
-        "safe, static": {"profile": "safe", "autotune": False},
-        "safe": {"profile": "safe"},
-        "balanced, static": {"profile": "balanced", "autotune": False},
-        "balanced": {"profile": "balanced"},
-        "throughput": {"profile": "throughput"},
-        "balanced, best static": {"profile": "balanced", "autotune": False, "runtime": ts.RuntimeConfig(**best)},
-    }
+def measure(case: Case, folder: Path, profile: str, *, tuned: bool, warm_seconds: float, seconds: float):
+    """Bytes per second of one contender."""
+    source = str(folder) if case.latency_ms is None else Distant(case)
+    dataset = ts.BytesDataset(source, batch_size=BATCH_SIZE, profile=profile, autotune=tuned)
+    len(dataset)  # plans the epoch
+    total, began = 0, time.perf_counter()
+    warm: tuple[float, int] | None = None
+    while True:
+        for batch in dataset:
+            total += batch.payload_bytes
+            now = time.perf_counter()
+            if warm is None and now - began >= warm_seconds:
+                warm = now, total
+            if warm is not None and now - warm[0] >= seconds:
+                stats = dataset.stats()
+                return {
+                    "case": case.name,
+                    "profile": profile,
+                    "tuned": tuned,
+                    "bytes_per_second": (total - warm[1]) / (now - warm[0]),
+                    "bytes_per_second_from_start": total / (now - began),
+                    "prefetch_batches": stats["effective_prefetch_batches"],
+                    "want": stats["effective_want"],
+                }
 
 
-def measure(options, *, latency_ms: float, batch_size: int, warm_seconds: float, seconds: float):
-    dataset = ts.BytesDataset(Distant(10_000_000, latency_ms / 1000), batch_size=batch_size, **options)
-    began = time.perf_counter()
-    total = warm_bytes = 0
-    warm_end = None
-    for batch in dataset:
-        total += batch.payload_bytes
-        now = time.perf_counter()
-        if warm_end is None and now - began >= warm_seconds:
-            warm_end, warm_bytes = now, total
-        if warm_end is not None and now - warm_end >= seconds:
-            break
-    stats = dataset.stats()
-    return {
-        "bytes_per_second": (total - warm_bytes) / (now - warm_end),
-        "bytes_per_second_from_start": total / (now - began),
-        "prefetch_batches": stats["effective_prefetch_batches"],
-        "want": stats["effective_want"],
+def run(given: argparse.Namespace, cases: list[Case], folder: Path) -> list[dict[str, Any]]:
+    """All trials."""
+    trials = []
+    shuffle = random.Random(0)
+    for case in cases:
+        for repetition in range(1 if case.latency_ms else given.repetitions):
+            # The two of a ratio one after the other: little changes on the machine between them.
+            pairs = [(profile, shuffle.random() < 0.5) for profile in shuffle.sample(PROFILES, len(PROFILES))]
+            for profile, tuned in ((profile, first != second) for profile, first in pairs for second in (False, True)):
+                warm = 1.0 if not tuned else given.warm_seconds if case.latency_ms else given.warm_seconds / 4
+                trial = measure(case, folder, profile, tuned=tuned, warm_seconds=warm, seconds=given.seconds)
+                trials.append({"repetition": repetition, **trial})
+        print(case.name, file=sys.stderr, flush=True)
+    return trials
+
+
+def summarise(trials: list[dict[str, Any]], cases: list[Case]) -> list[dict[str, Any]]:
+    """A row for each case, profile and setting."""
+    rates = {
+        (each["case"], each["profile"], each["tuned"], each["repetition"]): each["bytes_per_second"] for each in trials
     }
+    rows = []
+    for case in cases:
+        for profile in PROFILES:
+            for tuned in (False, True):
+                mine = [
+                    each
+                    for each in trials
+                    if (each["case"], each["profile"], each["tuned"])
+                    == (
+                        case.name,
+                        profile,
+                        tuned,
+                    )
+                ]
+                row = {name: mine[-1][name] for name in ("case", "profile", "tuned", "prefetch_batches", "want")}
+                row["bytes_per_second"] = statistics.median(each["bytes_per_second"] for each in mine)
+                for name, base in (("times_safe", "safe"), ("times_static", profile)):
+                    row[name] = statistics.median(
+                        each["bytes_per_second"] / rates[case.name, base, False, each["repetition"]] for each in mine
+                    )
+                rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The summary as in ``docs/bytes.md``."""
+    lines = ["| case | profile | static, MB/s | autotune, MB/s | x static | x safe, static | knobs |", "|" + "---|" * 7]
+    for static, tuned in zip(rows[::2], rows[1::2], strict=True):
+        cells = (
+            static["case"],
+            static["profile"],
+            f"{static['bytes_per_second'] / 1e6:,.1f}",
+            f"{tuned['bytes_per_second'] / 1e6:,.1f}",
+            f"{tuned['times_static']:.2f}",
+            f"{tuned['times_safe']:.2f}",
+            f"{tuned['prefetch_batches']} x {tuned['want']}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    worst = min((row for row in rows if row["tuned"]), key=lambda row: row["times_static"])
+    text = f"At worst x {worst['times_static']:.2f} of the static profile: {worst['case']}, {worst['profile']}."
+    return "\n".join([*lines, "", text])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latency-ms", type=float, default=20)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--warm-seconds", type=float, default=15)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--cases", nargs="*", choices=[case.name for case in CASES], help="default: all")
+    parser.add_argument("--warm-seconds", type=float, default=8, help="with autotune; a quarter where nothing waits")
+    parser.add_argument("--seconds", type=float, default=2.5)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders()}
-    shuffle = random.Random(0)
-    for _ in range(given.repetitions):
-        names = list(results)
-        shuffle.shuffle(names)
-        for name in names:
-            settings = {key: getattr(given, key) for key in ("latency_ms", "batch_size", "warm_seconds", "seconds")}
-            results[name].append(measure(contenders()[name], **settings))
-    base = [each["bytes_per_second"] for each in results["safe, static"]]
-    print(f"{'':24}{'MB/s':>8}{'from start':>12}{'x safe':>8}{'prefetch':>10}{'want':>6}")
-    for name, trials in results.items():
-        rate, started = (
-            statistics.median(each[key] for each in trials)
-            for key in ("bytes_per_second", "bytes_per_second_from_start")
-        )
-        ratio = statistics.median(each["bytes_per_second"] / b for each, b in zip(trials, base, strict=True))
-        last = trials[-1]
-        print(f"{name:24}{rate / 1e6:8.2f}{started / 1e6:12.2f}{ratio:8.2f}", end="")
-        print(f"{last['prefetch_batches']:10}{last['want']:6}")
+    cases = [case for case in CASES if given.cases is None or case.name in given.cases]
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(DISK_FILES):
+            (Path(name) / f"{number:06}.bin").write_bytes(random.Random(number).randbytes(40_000))
+        trials = run(given, cases, Path(name))
+    rows = summarise(trials, cases)
+    print(table(rows))
     if given.out:
-        given.out.write_text(
-            json.dumps({"settings": {**vars(given), "out": None}, "results": results}, indent=1) + "\n"
-        )
+        settings = {key: value for key, value in vars(given).items() if key != "out"}
+        result = {
+            "benchmark": "autotune",
+            "machine": describe_machine(),
+            "commit": commit(),
+            "options": settings,
+            "summary": rows,
+            "trials": trials,
+        }
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

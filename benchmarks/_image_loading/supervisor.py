@@ -35,6 +35,9 @@ class Outcome:
         peak_pss_mib: The largest sum over the process tree of proportional set sizes, while it warmed up; None if it
             never was in that phase.
         peak_unmapped_pss_mib: The same without pages of mapped files, which the kernel can drop.
+        peak_private_mib: The same of pages that were written to and that no other process maps.
+        first_private_mib: What it was when that phase began.
+        first_pss_mib: And of proportional set sizes.
     """
 
     status: Literal["ok", "missing", "failed", "timeout"] = "failed"
@@ -42,12 +45,18 @@ class Outcome:
     result: dict[str, Any] = field(default_factory=dict)
     peak_pss_mib: float | None = None
     peak_unmapped_pss_mib: float | None = None
+    peak_private_mib: float | None = None
+    first_private_mib: float | None = None
+    first_pss_mib: float | None = None
 
     def add_sample(self, pid: int) -> None:
         """Take the memory of the tree below `pid` now."""
-        total, unmapped = (value / 2**20 for value in _tree_bytes(pid))
+        total, unmapped, private = (value / 2**20 for value in _tree_bytes(pid))
         self.peak_pss_mib = max(self.peak_pss_mib or 0, total)
         self.peak_unmapped_pss_mib = max(self.peak_unmapped_pss_mib or 0, unmapped)
+        self.peak_private_mib = max(self.peak_private_mib or 0, private)
+        if self.first_private_mib is None:
+            self.first_private_mib, self.first_pss_mib = private, total
 
 
 def run_module(python: str, module: str, arguments: Sequence[object], *, deadline_seconds: float) -> Outcome:
@@ -136,28 +145,30 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def _tree_bytes(pid: int) -> tuple[int, int]:
-    total = unmapped = 0
+def _tree_bytes(pid: int) -> tuple[int, int, int]:
+    total = unmapped = private = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         for process in (root, *root.children(recursive=True)):
             # A worker may end between the listing and the reading.
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-                of_process, of_files = _process_bytes(process)
+                of_process, of_files, alone = _process_bytes(process)
                 total += of_process
                 unmapped += of_process - of_files
-    return total, unmapped
+                private += alone
+    return total, unmapped, private
 
 
-def _process_bytes(process: psutil.Process) -> tuple[int, int]:
-    """The proportional set size, and the part of it that is mapped files; without Linux the resident set and 0."""
+def _process_bytes(process: psutil.Process) -> tuple[int, int, int]:
+    """Proportional set size, of it mapped files, and private pages; elsewhere resident size, 0, resident size."""
     try:
         text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     except FileNotFoundError:
-        return process.memory_info().rss, 0
+        return (resident := process.memory_info().rss), 0, resident
     fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
     kib = {name: int(value.split()[0]) for name, value in fields.items()}
-    return kib["Pss"] * 1024, kib.get("Pss_File", 0) * 1024
+    # Not "Private_Clean": pages of a library become private when another program that has it loaded ends.
+    return kib["Pss"] * 1024, kib.get("Pss_File", 0) * 1024, kib["Private_Dirty"] * 1024
 
 
 def _last_line(stream: IO[str]) -> str:

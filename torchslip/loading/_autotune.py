@@ -2,8 +2,10 @@
 
 Signals go in, one knob and a reason come out. It climbs: a knob is doubled while the consumer waits for data, and the
 next tick compares the bytes delivered per second with those before. What brought less than 5 % is taken back and not
-tried again for a while, twice as long after each failure; what brought more is tried again at once. Memory comes first:
-near the limit the knob that holds most of it is halved, whatever the throughput.
+tried again for a while, twice as long after each failure. What brought half as much again is tried again at once; what
+lies between may be chance, so the next tick must say the same. And what was gained once may not help any more, or never
+did: from time to time a knob above its start is halved, and stays there unless that costs 3 %. Memory comes first: near
+the limit the knob that holds most of it is halved, whatever the throughput.
 """
 
 from __future__ import annotations
@@ -13,10 +15,13 @@ from dataclasses import dataclass, field
 
 __all__ = ["Autotune", "Decision", "Signals"]
 
-_GAIN = 1.05
+_GAIN, _CERTAIN_GAIN = 1.05, 1.5
+_LOSS = 0.97
 _WAIT_RATIO = 0.05
 _MEMORY_RATIO, _INFLIGHT_RATIO = 0.9, 0.95
 _FIRST_REST_TICKS, _LONGEST_REST_TICKS = 4, 64
+_KEPT_TICKS = 12  # before what was gained is questioned for the first time
+_NEWEST = 0.3  # the weight of the latest tick in the rate that a trial is compared with
 _RAISED = ("prefetch_batches", "want")
 
 
@@ -44,7 +49,8 @@ class Decision:
     Attributes:
         knob: The knob to set; None to leave all as they are.
         value: What to set it to.
-        reason: ``memory``, ``probe``, ``revert``, ``kept``, ``at_cap``, ``at_rail``, ``resting`` or ``keeping_up``.
+        reason: ``memory``, ``probe``, ``question``, ``confirm``, ``revert``, ``kept``, ``at_cap``, ``at_rail``,
+            ``resting`` or ``keeping_up``.
     """
 
     knob: str | None
@@ -53,23 +59,42 @@ class Decision:
 
 
 @dataclass(slots=True)
-class _Knob:
-    rest_ticks: int = 0
-    next_rest_ticks: int = _FIRST_REST_TICKS
+class _Pause:
+    """How long to leave something alone: twice as long after each failure."""
+
+    first: int
+    left: int = 0
+    next: int = 0
 
     def fail(self) -> None:
-        self.rest_ticks = self.next_rest_ticks
-        self.next_rest_ticks = min(2 * self.next_rest_ticks, _LONGEST_REST_TICKS)
+        self.left = max(self.next, self.first)
+        self.next = min(2 * self.left, _LONGEST_REST_TICKS)
 
-    def succeed(self) -> None:
-        self.rest_ticks, self.next_rest_ticks = 0, _FIRST_REST_TICKS
+    def succeed(self, left: int = 0) -> None:
+        self.left, self.next = left, 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
+    """A knob that was moved, to find out what that does.
+
+    Attributes:
+        knob: Which.
+        before: Where it stood.
+        rate: Bytes per second before.
+        up: Whether it was raised.
+        gains: Bytes per second of each tick since, as a part of `rate`.
+    """
+
     knob: str
     before: int
-    bytes_per_second: float
+    rate: float
+    up: bool
+    gains: tuple[float, ...] = ()
+
+
+def _pauses(left: int = 0) -> dict[str, _Pause]:
+    return {name: _Pause(_FIRST_REST_TICKS + left, left) for name in _RAISED}
 
 
 @dataclass(slots=True)
@@ -85,13 +110,19 @@ class Autotune:
     rails: Mapping[str, tuple[int, int]]
     adjustments: int = 0
     last: Decision = field(default_factory=lambda: Decision(None, 0, "resting"))
+    _start: dict[str, int] = field(init=False)
+    _rate: float | None = None
     _trial: _Trial | None = None
-    _states: dict[str, _Knob] = field(default_factory=lambda: {name: _Knob() for name in _RAISED})
+    _up: dict[str, _Pause] = field(default_factory=_pauses)
+    _down: dict[str, _Pause] = field(default_factory=lambda: _pauses(_KEPT_TICKS))
+
+    def __post_init__(self) -> None:
+        self._start = dict(self.knobs)
 
     def tick(self, signals: Signals) -> Decision:
         """Look at what happened, and move at most one knob."""
-        for state in self._states.values():
-            state.rest_ticks = max(0, state.rest_ticks - 1)
+        for pause in (*self._up.values(), *self._down.values()):
+            pause.left = max(0, pause.left - 1)
         decision = self.last = self._decide(signals)
         if decision.knob is not None:
             self.knobs[decision.knob] = decision.value
@@ -101,33 +132,59 @@ class Autotune:
     def _decide(self, signals: Signals) -> Decision:
         trial, self._trial = self._trial, None
         if signals.memory_ratio >= _MEMORY_RATIO:
+            self._rate = None
             return self._back_off()
-        if trial is not None:
-            if signals.bytes_per_second < trial.bytes_per_second * _GAIN:
-                self._states[trial.knob].fail()
-                return Decision(trial.knob, trial.before, "revert")
-            self._states[trial.knob].succeed()
+        if trial is None:
+            newest = signals.bytes_per_second
+            self._rate = newest if self._rate is None else self._rate + _NEWEST * (newest - self._rate)
+        elif verdict := self._judge(trial, signals):
+            return verdict
         if signals.wait_ratio <= _WAIT_RATIO:
             return Decision(None, 0, "kept" if trial is not None else "keeping_up")
         if signals.inflight_ratio >= _INFLIGHT_RATIO:
             return Decision(None, 0, "at_cap")
-        return self._probe(signals, first=None if trial is None else trial.knob)
+        return self._probe(first=None if trial is None or not trial.up else trial.knob)
 
-    def _probe(self, signals: Signals, first: str | None) -> Decision:
-        """Raise a knob: the one that has just helped, else the next one that may."""
+    def _judge(self, trial: _Trial, signals: Signals) -> Decision | None:
+        """What becomes of a trial; None if it is kept."""
+        gains = (*trial.gains, signals.bytes_per_second / max(trial.rate, 1e-9))
+        gain, pause = sum(gains) / len(gains), (self._up if trial.up else self._down)[trial.knob]
+        if gain < (_GAIN if trial.up else _LOSS):
+            pause.fail()
+            self._rate = trial.rate
+            return Decision(trial.knob, trial.before, "revert")
+        if len(gains) < 2 and not (trial.up and gain >= _CERTAIN_GAIN):
+            self._trial = _Trial(trial.knob, trial.before, trial.rate, trial.up, gains)
+            return Decision(None, 0, "confirm")
+        self._rate = trial.rate * gain
+        pause.succeed()
+        if trial.up:
+            self._down[trial.knob].succeed(_KEPT_TICKS)
+        else:
+            self._up[trial.knob].fail()  # it was just found to be of no use up there
+        return None
+
+    def _probe(self, first: str | None) -> Decision:
+        """Raise a knob, the one that has just helped or the next one that may; if none may, question one."""
         below = [name for name in _RAISED if self.knobs[name] < self.rails[name][1]]
-        free = [name for name in below if not self._states[name].rest_ticks]
-        if not free:
-            return Decision(None, 0, "resting" if below else "at_rail")
-        knob = first if first in free else free[0]
-        before = self.knobs[knob]
-        self._trial = _Trial(knob, before, signals.bytes_per_second)
-        return Decision(knob, min(2 * before, self.rails[knob][1]), "probe")
+        free = [name for name in below if not self._up[name].left]
+        if free:
+            knob = first if first in free else free[0]
+            return self._try(knob, min(2 * self.knobs[knob], self.rails[knob][1]), up=True)
+        raised = [name for name in _RAISED if self.knobs[name] > self._start[name] and not self._down[name].left]
+        if raised:
+            return self._try(raised[0], max(self.knobs[raised[0]] // 2, self._start[raised[0]]), up=False)
+        return Decision(None, 0, "resting" if below else "at_rail")
+
+    def _try(self, knob: str, value: int, *, up: bool) -> Decision:
+        assert self._rate is not None
+        self._trial = _Trial(knob, self.knobs[knob], self._rate, up)
+        return Decision(knob, value, "probe" if up else "question")
 
     def _back_off(self) -> Decision:
         for knob in ("prefetch_batches", "max_queue_batches", "want"):
             if self.knobs[knob] > self.rails[knob][0]:
-                if knob in self._states:
-                    self._states[knob].fail()
+                if knob in self._up:
+                    self._up[knob].fail()
                 return Decision(knob, max(self.knobs[knob] // 2, self.rails[knob][0]), "memory")
         return Decision(None, 0, "at_rail")

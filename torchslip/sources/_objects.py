@@ -167,12 +167,17 @@ class Objects:
     def _read_all(self, objects: list[int], indices: Sequence[int]) -> list[bytes]:
         if not self.snapshot.is_remote or len(objects) == 1:
             return [self._read(number, index) for number, index in zip(objects, indices, strict=True)]
-        tasks = [_pool().submit(self._read, number, index) for number, index in zip(objects, indices, strict=True)]
+        data = self.snapshot.read_many(objects)
+        tasks = {
+            place: _pool().submit(self._read, objects[place], indices[place])
+            for place, each in enumerate(data)
+            if each is None
+        }
         try:
-            return [task.result() for task in tasks]
+            return [tasks[place].result() if each is None else each for place, each in enumerate(data)]
         finally:
             # After an error, those that have not begun never will. The others end by themselves and change nothing.
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
 
     def _read(self, number: int, index: int) -> bytes:

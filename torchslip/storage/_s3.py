@@ -11,7 +11,7 @@ around some calls 5 times more. Here each is told to try once, and `Retry` above
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torchslip.storage._fsspec import FsspecClient, filesystem_of
@@ -53,6 +53,13 @@ class S3Client(FsspecClient):
     def read_whole(self, name: str, seconds: float) -> tuple[bytes, FileStat | None]:
         return self._get(name, seconds)
 
+    def read_many(
+        self, names: Sequence[str], sizes: Sequence[int], seconds: float
+    ) -> list[tuple[bytes, FileStat] | None]:
+        keys = [self._prefix + name for name in names]
+        reader = self._reader() if all(map(takes, keys)) else None
+        return [None] * len(keys) if reader is None else reader.many.get(keys, sizes, seconds)
+
     def read_range(self, name: str, start: int, stop: int, seconds: float) -> tuple[bytes, FileStat | None]:
         try:
             data, found = self._get(name, seconds, f"bytes={start}-{stop - 1}")
@@ -93,9 +100,12 @@ class S3Client(FsspecClient):
     def _call(self, method: str, seconds: float, **arguments: Any) -> Any:
         return self._fs.call_s3(method, Bucket=self._bucket, timeout=seconds, **arguments)
 
+    def _reader(self) -> DirectReader | None:
+        return DirectReader.of(self._fs, self._bucket, self._options, _CONNECTIONS)
+
     def _get(self, name: str, seconds: float, byte_range: str | None = None) -> tuple[bytes, FileStat]:
         key = self._prefix + name
-        reader = DirectReader.of(self._fs, self._bucket, self._options, _CONNECTIONS) if takes(key) else None
+        reader = self._reader() if takes(key) else None
         if reader is not None:
             try:
                 return reader.get(key, seconds, byte_range)

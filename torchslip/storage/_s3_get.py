@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torchslip.storage._retry import WrongAnswerError
+from torchslip.storage._s3_many import ManyGets
+from torchslip.storage._s3_sign import Signer
 from torchslip.storage._stat import FileStat
 
 __all__ = ["DirectReader", "HttpError", "takes"]
@@ -69,15 +71,21 @@ class DirectReader:
         client = session.create_client("s3", config=Config(signature_version="s3v4"), **client_options)
         url = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": _PLACEHOLDER})
         self._base = url.partition("?")[0].removesuffix(_PLACEHOLDER)
-        self._region = client.meta.region_name if client.meta.region_name != "aws-global" else "us-east-1"
-        self._credentials = (
+        parts = urllib.parse.urlsplit(self._base)
+        self._path = parts.path
+        region = client.meta.region_name if client.meta.region_name != "aws-global" else "us-east-1"
+        credentials = (
             botocore.credentials.Credentials(options["key"], options.get("secret"), options.get("token"))
             if options.get("key")
             else session.get_credentials()
         )
+        self._signer = Signer(credentials, region, parts.netloc)  # botocore leaves out a port that goes without saying
         self.has_proxy = bool(botocore.utils.get_environ_proxies(self._base))
         bundle = session.get_config_variable("ca_bundle")
-        self._http = urllib3.PoolManager(maxsize=connections, ca_certs=bundle or get_cert_path(True))
+        certificates = bundle or get_cert_path(True)
+        self._http = urllib3.PoolManager(maxsize=connections, ca_certs=certificates)
+        self.many = ManyGets(self._base, self._signer, certificates)
+        """Reads many objects at the same time."""
 
     @classmethod
     def of(cls, fs: Any, bucket: str, options: Mapping[str, Any], connections: int) -> DirectReader | None:
@@ -102,18 +110,14 @@ class DirectReader:
             byte_range: As in HTTP, such as ``bytes=0-99``; None for all.
         """
         import urllib3
-        from botocore.auth import S3SigV4Auth
-        from botocore.awsrequest import AWSRequest
 
         deadline = time.monotonic() + seconds
-        headers = {"x-amz-checksum-mode": "ENABLED"} if byte_range is None else {"Range": byte_range}
-        url = self._base + urllib.parse.quote(key, safe="/~")
-        request = AWSRequest("GET", url, headers=headers)
-        S3SigV4Auth(self._credentials.get_frozen_credentials(), "s3", self._region).add_auth(request)
+        name = urllib.parse.quote(key, safe="/~")
+        headers = self._signer.headers(self._path + name, checksum=byte_range is None)
         answer = self._http.request(
             "GET",
-            url,
-            headers=dict(request.headers.items()),
+            self._base + name,
+            headers=headers if byte_range is None else {**headers, "Range": byte_range},
             timeout=urllib3.Timeout(connect=min(_CONNECT_SECONDS, seconds), read=min(_SILENCE_SECONDS, seconds)),
             retries=False,
             preload_content=False,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torchslip.errors import StorageError
 from torchslip.storage._folder import Folder, is_remote, open_folder
 from torchslip.storage._manifest import NO_VERSION, Manifest, content_version, pin_of, read_pins
+from torchslip.storage._remote import RemoteFolder
 from torchslip.storage._snapshot_store import SnapshotStore, place_of
 from torchslip.storage._stat import FileStat
 
@@ -106,6 +107,21 @@ class Snapshot:
         self.check(index, found)
         return data
 
+    def read_many(self, indices: Sequence[int]) -> list[bytes | None]:
+        """The bytes of objects that can be read quickly and are still those that the snapshot means.
+
+        Returns:
+            None for all others, which `read` reads, or says why it cannot.
+        """
+        if not isinstance(self.folder, RemoteFolder):
+            return [None] * len(indices)
+        sizes = self._manifest.sizes[list(indices)].tolist()
+        found = self.folder.read_many([self.key(index) for index in indices], sizes)
+        return [
+            None if answer is None or self._difference(index, answer[1]) else answer[0]
+            for index, answer in zip(indices, found, strict=True)
+        ]
+
     @property
     def is_remote(self) -> bool:
         """Whether the objects lie on another machine or in an object store."""
@@ -117,20 +133,22 @@ class Snapshot:
         Raises:
             StorageError: If it is not the same.
         """
+        if what := self._difference(index, found):
+            raise StorageError(
+                f"{self.url(index)} changed since the snapshot: {what}. Resolve {self.base}@refresh to take the data "
+                "as they are now."
+            )
+
+    def _difference(self, index: int, found: FileStat) -> str | None:
         manifest, pins = self._open()
         size, version = int(manifest.sizes[index]), manifest.version(index)
         if found.bytes != size:
-            what = f"it has {found.bytes} bytes and had {size}"
-        elif pins is not None and pin_of(found) != int(pins[index]):
-            what = "it was written again" if found.etag is None else "its ETag is another one"
-        elif pins is None and NO_VERSION not in (version, now := content_version(found)) and version != now:
-            what = "its ETag is another one"
-        else:
-            return
-        raise StorageError(
-            f"{self.url(index)} changed since the snapshot: {what}. Resolve {self.base}@refresh to take the data as "
-            "they are now."
-        )
+            return f"it has {found.bytes} bytes and had {size}"
+        if pins is not None and pin_of(found) != int(pins[index]):
+            return "it was written again" if found.etag is None else "its ETag is another one"
+        if pins is None and NO_VERSION not in (version, now := content_version(found)) and version != now:
+            return "its ETag is another one"
+        return None
 
     def open(self) -> Snapshot:
         """Check the manifest and map it now, rather than at first use.

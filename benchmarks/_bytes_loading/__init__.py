@@ -1,0 +1,1 @@
+"""The parts of ``bytes_loading.py``."""
