@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 import torchslip as ts
-from torchslip.sources.mds import SIDECAR_NAME
+from torchslip.errors import StorageError
+from torchslip.sources.mds import MDS, SIDECAR_NAME
+from torchslip.storage import open_folder
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +130,22 @@ def test_packing_the_same_again_changes_nothing_and_is_allowed(place):
     ts.pack(f"{place}/source", f"{place}/set", exist_ok=True)
 
     assert read(snapshot) == before and SIDECAR_NAME in list(snapshot.keys())
+
+
+def test_a_link_to_a_packed_dataset_is_these_files_or_an_error(place, picture_folder):
+    ts.pack(picture_folder, place, shard_bytes=20_000)
+    pinned = ts.open(f"{place}@refresh")
+    link = pinned.snapshot.link
+
+    assert isinstance(pinned, MDS) and pinned.classes == ts.ImageFolder(picture_folder).classes
+    assert pinned.fetch([3]) == ts.open(link).fetch([3]) == ts.open(place).fetch([3])
+    assert ts.open(link).fingerprint == ts.open(place).fingerprint
+
+    folder = open_folder(place)
+    shard = sorted(name for name in folder.names() if name.endswith(".mds"))[1]
+    data = bytearray(folder.read(shard))
+    data[-1] ^= 1
+    folder.write(shard, bytes(data))
+    with pytest.raises(StorageError, match=f"{shard} changed since the snapshot"):
+        ts.open(link)
+    assert ts.open(f"{place}@refresh").snapshot.hash != pinned.snapshot.hash

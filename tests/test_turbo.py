@@ -250,6 +250,20 @@ def test_only_large_reductions_are_decoded_at_a_smaller_scale():
     assert differs(160) and differs(80) and differs(40)
 
 
+def test_a_dataset_takes_a_decoder_with_options(picture_folder: Path):
+    from torchslip.decode import TurboDecoder
+
+    def first(decoder: object) -> torch.Tensor:
+        return next(iter(ts.ImageDataset(picture_folder, views=ts.ResizeCrop(12, 12), batch_size=42, decoder=decoder)))[
+            "image"
+        ]
+
+    exact = first(TurboDecoder(scaled_decode=False))
+
+    assert (exact.int() - first("torchvision").int()).abs().max() <= 8
+    assert not torch.equal(exact, first("turbo"))
+
+
 def test_outputs_may_have_any_layout():
     image = picture(3)
     placement = place([image], ts.ResizeCrop(100, (120, 90)))

@@ -1,5 +1,7 @@
 """Bytes to pixels: views, which say which pixels are wanted, and decoders, which make them."""
 
+from typing import Any
+
 from torchslip.decode._color import interpolate_chroma, to_rgb
 from torchslip.decode._decoder import BACKENDS, Backend, Decoder, Output, backends, make_decoder
 from torchslip.decode._device import DeviceDecoder, device_backend, make_device_decoder
@@ -43,3 +45,12 @@ __all__ = [
     "to_rgb",
     "why_no_index",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Loads nothing compiled until it is asked for.
+    if name == "TurboDecoder":
+        from torchslip.decode._turbo import TurboDecoder
+
+        return TurboDecoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchslip.decode import DeviceDecoder, Header, Output, View, make_decoder, read_header
+from torchslip.decode import Decoder, DeviceDecoder, Header, Output, View, make_decoder, read_header
 from torchslip.errors import SampleError
 from torchslip.loading._encoded import EncodedBatch
 from torchslip.loading._pictures import GatheredPictures, NamedView, Pictures, boxes_of, parts_of
@@ -44,7 +44,7 @@ class Batcher:
         image_field: The field to decode; default: the only image field of the source.
         on_error: ``raise`` or ``skip``.
         return_params: Add ``<key>_box`` to the batch.
-        decoder: The name of a decoder, or ``auto``.
+        decoder: The name of a decoder, ``auto``, or one.
         output: The colours of the pictures.
         max_pixels: Larger pictures are errors.
     """
@@ -59,7 +59,7 @@ class Batcher:
         image_field: str | None,
         on_error: OnError,
         return_params: bool,
-        decoder: str,
+        decoder: str | Decoder,
         output: Output,
         max_pixels: int,
     ) -> None:
@@ -76,8 +76,8 @@ class Batcher:
         self.output: Output = output
         self._on_error = on_error
         self._return_params = return_params
-        self.decoder_name = decoder
-        self._decoder = make_decoder(decoder)
+        self.decoder_name = decoder if isinstance(decoder, str) else decoder.name
+        self._decoder = make_decoder(decoder) if isinstance(decoder, str) else decoder
         self._max_pixels = max_pixels
         self.leaves_encoded = False
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from torchslip.decode import Decode, Output, View
+from torchslip.decode import Decode, Decoder, Output, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._limits import Constraints, ProfileName
 from torchslip.loading._ordered import BatchPlan, OrderedDataset
@@ -58,7 +58,8 @@ class ImageDataset(OrderedDataset[Batch]):
         return_params: Add ``<name>_box`` to the batch for every view: float32 ``[B, 4]``, the top, left, height and
             width of what is shown, in pixels of the source.
         image_field: The field to decode, if the source has several.
-        decoder: ``auto`` or the name of a backend, see `torchslip.decode.backends`.
+        decoder: ``auto``, the name of a backend, see `torchslip.decode.backends`, or a `torchslip.decode.Decoder`, such
+            as ``TurboDecoder(scaled_decode=False)``.
         output: ``rgb``; or ``yuv``: Y, Cb and Cr instead of red, green and blue; or ``planes``, half the bytes:
             ``<name>_y``, ``[B, 1, H, W]``, and ``<name>_uv``, ``[B, 2, ceil(H / 2), ceil(W / 2)]``.
             `torchslip.augment.yuv_to_rgb` makes RGB of both, on any device.
@@ -94,7 +95,7 @@ class ImageDataset(OrderedDataset[Batch]):
         on_error: OnError = "raise",
         return_params: bool = False,
         image_field: str | None = None,
-        decoder: str = "auto",
+        decoder: str | Decoder = "auto",
         output: Output = "rgb",
         max_pixels: int = MAX_PIXELS,
         max_ram_gb: float | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
-from torchslip.decode import Decode, Output, View
+from torchslip.decode import Decode, Decoder, Output, View
 from torchslip.loading._batcher import MAX_PIXELS, Batch, Batcher, OnError
 from torchslip.loading._clock import PassClock
 from torchslip.loading._encoded import EncodedBatch
@@ -58,7 +58,7 @@ class ImageMapDataset(Dataset[Batch]):
         on_error: OnError = "raise",
         return_params: bool = False,
         image_field: str | None = None,
-        decoder: str = "auto",
+        decoder: str | Decoder = "auto",
         output: Output = "rgb",
         max_pixels: int = MAX_PIXELS,
         storage_options: Mapping[str, Any] | None = None,

@@ -13,7 +13,7 @@ from torchslip.sources._folder import ImageFolder
 from torchslip.sources._objects import Objects
 from torchslip.sources._source import Source
 from torchslip.sources.mds import INDEX_NAME, MDS
-from torchslip.storage import has_state, is_remote, open_folder
+from torchslip.storage import has_state, is_remote, open_folder, parse_link
 
 __all__ = ["FORMATS", "Format", "open", "source_of"]
 
@@ -45,9 +45,7 @@ def _not_a_folder(path: str, storage_options: Mapping[str, Any] | None = None) -
 
 
 def _not_mds(path: str, storage_options: Mapping[str, Any] | None) -> str | None:
-    if has_state(path):
-        return "it is a link to a snapshot"
-    folder = open_folder(path, storage_options)
+    folder = open_folder(parse_link(path).base if has_state(path) else path, storage_options)
     try:
         size = folder.stat(INDEX_NAME).bytes
         head = folder.read_range(INDEX_NAME, 0, min(size, 1 << 16))

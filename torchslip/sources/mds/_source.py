@@ -22,10 +22,11 @@ from torchslip.sources.mds._files import Place, ShardFiles
 from torchslip.sources.mds._hashing import HASHES
 from torchslip.sources.mds._index import INDEX_NAME, Index
 from torchslip.sources.mds._layout import Layout
+from torchslip.sources.mds._pinned import check_pinned, open_place
 from torchslip.sources.mds._shard import FieldPlan, open_shard, read_sizes
 from torchslip.sources.mds._sidecar import Sidecar, cached_index, find_sidecar
 from torchslip.sources.mds._split_shard import open_split_shard
-from torchslip.storage import LocalFolder, NodeCache, open_folder
+from torchslip.storage import LocalFolder, NodeCache
 
 __all__ = ["MDS"]
 
@@ -61,7 +62,8 @@ class MDS:
     process with SIGBUS, as with every memory map: replace the files of a dataset by renaming, not in place.
 
     Args:
-        path: The folder of ``index.json``, or its URL.
+        path: The folder of ``index.json``, its URL, or a dataset link, see `torchslip.resolve`, whose files have to be
+            those of the snapshot when it is opened.
         split: A sub-folder of `path` to read instead.
         columns: The columns to read. The bytes of all others stay untouched. Default: all.
         cache: A `NodeCache`, or its folder, for shards that are downloaded or decompressed. Default: ``NodeCache()``.
@@ -77,7 +79,8 @@ class MDS:
         decoded: Give every value as it was written: PIL images instead of their bytes, numpy's own scalars, `Decimal`.
 
     Raises:
-        FileNotFoundError: If there is no ``index.json``.
+        FileNotFoundError: If there is no ``index.json``, or no such snapshot.
+        StorageError: If a file has changed since the snapshot.
         FormatError: If it is not an index, or its shards do not have the same columns.
         ValueError: If a column does not exist or cannot be an image, or there are no hashes to check.
     """
@@ -96,13 +99,13 @@ class MDS:
         prefetch: int = 4,
         storage_options: Mapping[str, Any] | None = None,
     ) -> None:
-        whole = os.fspath(path)
-        self.folder = open_folder(f"{whole.rstrip('/') or '/'}/{split}" if split else whole, storage_options)
-        """Where the index lies."""
+        self.folder, self.snapshot = open_place(path, split, storage_options)
+        """Where the index lies; and what is read, if `path` was a link with a state."""
         self.root = str(self.folder)
         """Path or URL of that."""
         where = f"{self.root}/{INDEX_NAME}"
         self._index = Index.decode(self.folder.read(INDEX_NAME), where)
+        check_pinned(self.snapshot, self.folder, split, self._index)
         _check_hashes(self._index, validate_hash, where)
         cache = cache if isinstance(cache, NodeCache) else NodeCache(cache)
         local = isinstance(self.folder, LocalFolder)
