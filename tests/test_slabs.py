@@ -50,16 +50,16 @@ def test_views_of_a_dropped_batch_stay_as_they_were(picture_folder):
 
 
 def segments(loader):
-    """How many slabs the workers of a loader have open."""
+    """How many slabs the workers of a loader have open, however many descriptors of each are under way."""
     workers = [worker.pid for worker in loader._iterator._workers]
-    return sum(is_slab(file) for pid in workers for file in Path(f"/proc/{pid}/fd").iterdir())
+    return len({slab_of(file) for pid in workers for file in Path(f"/proc/{pid}/fd").iterdir()} - {None})
 
 
-def is_slab(descriptor):
+def slab_of(descriptor):
     try:
-        return str(descriptor.readlink()).startswith("/memfd:torchslip")
+        return descriptor.stat().st_ino if str(descriptor.readlink()).startswith("/memfd:torchslip") else None
     except FileNotFoundError:  # closed since
-        return False
+        return None
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="slabs are made, and counted, on Linux only")
@@ -70,8 +70,8 @@ def test_memory_of_dropped_batches_is_used_again(picture_folder):
     loader = ts.DataLoader(make(picture_folder), num_workers=1, persistent_workers=True)
     counts = [segments(loader) for _ in range(4) for _ in loader]
     assert len(counts) > 40
-    # 2 prefetched, 1 in the making, 1 with the loop, 1 that the loop just replaces; and descriptors under way
-    assert 1 <= max(counts) <= 8
+    # 2 prefetched, 1 in the making, 1 with the loop, 1 that the loop just replaces
+    assert 1 <= max(counts) <= 5
 
 
 @linux

@@ -61,7 +61,7 @@ def mx8(place: Place, *, packed: bool = False, best: bool = False) -> Callable[[
 
     options: dict[str, Any] = {"store": place.store, "batch": place.batch_size}
     if best:
-        # The fastest of profiles and of 1 to 64 for prefetch_batches, in both places (2026-11).
+        # The fastest of the few settings that were tried, in both places (2026-11).
         runtime = peer.RuntimeConfig(prefetch_batches=16, max_queue_batches=64)
         options |= {"profile": "throughput", "runtime": runtime}
     url = place.packed if packed else place.url
