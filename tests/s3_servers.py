@@ -61,7 +61,7 @@ def moto(folder: Path):
 def rclone(folder: Path):
     """Real files: the bucket ``b`` is the folder ``folder/b``."""
     program = shutil.which("rclone", path=str(Path(sys.executable).parent)) or "rclone"
-    options = ["--addr", "127.0.0.1:0", "--no-cleanup", "--dir-cache-time", "0s", "--config", "/dev/null", "-v"]
+    options = ["--addr", "127.0.0.1:0", "--no-cleanup", "--dir-cache-time", "1ms", "--config", "/dev/null", "-v"]
     return serve([program, "serve", "s3", *options, str(folder)], folder.parent / f"{folder.name}-rclone.log")
 
 
