@@ -20,7 +20,7 @@ from torchslip.storage import open_folder
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs flock and SIGKILL")
 
-KILLS = [8, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+KILLS = [4, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 
 
 @pytest.fixture(scope="module")

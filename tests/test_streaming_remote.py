@@ -1,6 +1,7 @@
 """`StreamingDataset` from a real S3 server, as the guides of mosaicml-streaming have it."""
 
 import io
+import contextlib
 import itertools
 import json
 import re
@@ -75,8 +76,8 @@ def test_the_local_folder_stays_within_its_limit(written, tmp_path):
     largest = 0
     for batch in ts.DataLoader(ds, batch_size=4, collate_fn=collate):
         assert len(batch) == 4
-        sizes = [path.stat().st_size for path in (tmp_path / "cache").glob("*.raw")]
-        largest = max(largest, sum(sizes))
+        with contextlib.suppress(FileNotFoundError):  # dropped while we look
+            largest = max(largest, sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.raw")))
     assert 0 < largest <= 40 * 1024
 
 
