@@ -1,7 +1,7 @@
 """`StreamingDataset` from a real S3 server, as the guides of mosaicml-streaming have it."""
 
-import io
 import contextlib
+import io
 import itertools
 import json
 import re
