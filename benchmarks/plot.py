@@ -42,7 +42,7 @@ def draw(result: dict[str, Any], out: Path) -> None:
     title = f"Loading pictures for training, on {cores} CPU core{'s' if cores > 1 else ''}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
     figure.supxlabel(_footnote(result), x=0.01, ha="left", fontsize=8, color="#666666")
-    figure.savefig(out, dpi=150)
+    figure.savefig(out, dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
