@@ -30,9 +30,8 @@ __all__ = ["ManyGets"]
 
 _CONNECTIONS = 128  # of a process to a bucket
 _AT_ONCE = 64  # of them, the most of one thread
-_LANES = (
-    8  # threads at once; more of them only wait for the interpreter's lock, 4 are too few for small batches (2026-11)
-)
+# Threads at once. More of them only wait for the interpreter's lock, and 4 are too few for small batches (2026-11).
+_LANES = 8
 _BLOCK_BYTES = 1 << 18
 _HEAD_BYTES = 1 << 15
 _LOOK_SECONDS = 0.5  # between looks at which connections are silent
