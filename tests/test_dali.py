@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import sys
 import threading
 from typing import Any
@@ -134,6 +135,26 @@ def test_workers_of_a_process_that_has_decoded_decode_too(picture_folder, method
 
     assert len(here) == len(there) == 3
     assert all(torch.equal(a["image"], b["image"]) for a, b in zip(here, there, strict=True))
+
+
+@needs_dali
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_from_another_thread_lives():
+    """It drops what belonged to the thread that decoded, before it runs a line of Python."""
+    decode([jpeg(0)], ts.CenterCrop(32))
+    ended = []
+
+    def fork() -> None:
+        child = multiprocessing.get_context("fork").Process(target=len, args=("",))
+        child.start()
+        child.join(60)
+        ended.append(child.exitcode)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join(90)
+
+    assert ended == [0]
 
 
 @needs_dali

@@ -9,6 +9,9 @@ outermost row and column of a picture that shrinks. On 14 photographs the larges
 
 from __future__ import annotations
 
+import ctypes
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +124,7 @@ class Graph:
                 outputs.append(cut(pixels, f"window{view}") if each.window else pixels)
             self._pipeline.set_outputs(*outputs)
         self._pipeline.build()
+        _pipelines.add(self._pipeline)
 
     def run(self, images: Sequence[npt.NDArray[np.uint8]], placements: Sequence[Placement]) -> Sequence[Any]:
         """The pictures of each view as a DALI tensor list of ``[H, W, 3]``, valid until the next call.
@@ -200,3 +204,26 @@ def _weight_inside(length: _Ints, resized: _Ints) -> npt.NDArray[np.float64]:
     inside = (pixels >= 0) & (pixels < length[:, None])
     share: npt.NDArray[np.float64] = (weights * inside).sum(axis=1) / weights.sum(axis=1)
     return np.where(scale > 1, share, 1.0)
+
+
+# A fork has the pipelines of its parent but not their threads: to end one waits for these, or crashes. And a fork drops
+# what belonged to the other threads before it runs a line of Python. So it keeps all of them for good.
+_pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
+_of_forks: list[list[Any]] = []
+
+
+def _before_fork() -> None:
+    _of_forks.append(list(_pipelines))
+
+
+def _after_fork_in_parent() -> None:
+    _of_forks.pop()
+
+
+def _after_fork_in_child() -> None:
+    for pipeline in _of_forks[-1]:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(pipeline))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
