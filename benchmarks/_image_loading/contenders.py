@@ -10,7 +10,7 @@ import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from _image_loading.job import SIZE_PX, Contender, Epoch, Job
+from _image_loading.job import FFCV_ON_ONE_CORE, SIZE_PX, TORCH, Contender, Epoch, Job, ffcv_loader
 from _image_loading.many_views import MANY_VIEWS
 
 if TYPE_CHECKING:
@@ -106,26 +106,17 @@ def _dali(job: Job) -> Epoch:
 def _ffcv(job: Job) -> Epoch:
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 
-    loader = Loader(
-        str(job.beton),
-        batch_size=job.batch_size,
-        num_workers=job.cores,
-        order=OrderOption.RANDOM,
-        os_cache=True,
-        seed=job.seed,
-        pipelines={
-            "image": [RandomResizedCropRGBImageDecoder((SIZE_PX, SIZE_PX)), ToTensor(), ToTorchImage()],
-            "label": [IntDecoder(), ToTensor(), Squeeze()],
-        },
-    )
+    pipelines = {
+        "image": [RandomResizedCropRGBImageDecoder((SIZE_PX, SIZE_PX)), ToTensor(), ToTorchImage()],
+        "label": [IntDecoder(), ToTensor(), Squeeze()],
+    }
+    loader = ffcv_loader(job, pipelines)
     return lambda: (images for images, labels in loader)
 
 
-_TORCH = ("torch", "torchvision", "numpy", "pillow")
-_OURS = ("torchslip", *_TORCH)
+_OURS = ("torchslip", *TORCH)
 
 
 def _packed(name: str, pixels: str, label: str) -> Contender:
@@ -164,30 +155,30 @@ CONTENDERS: dict[str, Contender] = {
             "torchvision-pil",
             "torchvision ImageFolder, Pillow",
             ("torchvision.datasets", "torchvision.transforms.v2"),
-            _TORCH,
+            TORCH,
             _torchvision_pil,
         ),
         Contender(
             "torchvision-decode",
             "torchvision ImageFolder, decode_image",
             ("torchvision.datasets", "torchvision.transforms.v2"),
-            _TORCH,
+            TORCH,
             _torchvision_decode,
         ),
         Contender(
             "dali",
             "DALI on the CPU",
             ("nvidia.dali.plugin.pytorch",),
-            ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110", *_TORCH),
+            ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110", *TORCH),
             _dali,
         ),
         Contender(
             "ffcv",
             "FFCV (JPEG, quality 95)",
             ("ffcv.loader", "ffcv.fields.rgb_image"),
-            ("ffcv", "numba", *_TORCH),
+            ("ffcv", "numba", *TORCH),
             _ffcv,
-            needs_two_cores="FFCV 1.0.2 hangs when it is pinned to one core",
+            needs_two_cores=FFCV_ON_ONE_CORE,
         ),
         *MANY_VIEWS,
     )

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from _image_loading.pictures import Kind
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SIZE_PX", "Contender", "Epoch", "Job", "Pixels"]
+__all__ = ["FFCV_ON_ONE_CORE", "SIZE_PX", "TORCH", "Contender", "Epoch", "Job", "Pixels", "ffcv_loader"]
 
 SIZE_PX = 224
+
+TORCH = ("torch", "torchvision", "numpy", "pillow")
+"""Packages that nearly every contender uses."""
+
+FFCV_ON_ONE_CORE = "FFCV 1.0.2 hangs when it is pinned to one core"
 
 Pixels = str
 """What `torchslip.pack` takes as ``pixels=``."""
@@ -82,3 +87,18 @@ class Contender:
     def is_ours(self) -> bool:
         """Whether it is torchslip."""
         return self.name.startswith("torchslip")
+
+
+def ffcv_loader(job: Job, pipelines: dict[str, Any]) -> Any:
+    """FFCV's loader, as its own documentation builds it, of the job's pictures."""
+    from ffcv.loader import Loader, OrderOption
+
+    return Loader(
+        str(job.beton),
+        batch_size=job.batch_size,
+        num_workers=job.cores,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        seed=job.seed,
+        pipelines=pipelines,
+    )

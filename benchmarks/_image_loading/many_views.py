@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from _image_loading.job import SIZE_PX, Contender, Epoch, Job
+from _image_loading.job import FFCV_ON_ONE_CORE, SIZE_PX, TORCH, Contender, Epoch, Job, ffcv_loader
 
 __all__ = ["MANY_VIEWS"]
 
@@ -18,7 +18,7 @@ def _crops(sides: tuple[int, ...]) -> dict[str, tuple[int, tuple[float, float]]]
     return {f"view_{i}": (px, _GLOBAL_SCALE if px == SIZE_PX else _LOCAL_SCALE) for i, px in enumerate(sides)}
 
 
-def _torchslip(job: Job, sides: tuple[int, ...], decoder: str = "auto") -> Epoch:
+def _torchslip(job: Job, sides: tuple[int, ...], decoder: Any = "auto") -> Epoch:
     import torchslip as ts
 
     crops = _crops(sides)
@@ -58,17 +58,12 @@ class _ViewByView:
 
 
 def _torchslip_view_by_view(job: Job) -> Epoch:
-    from torchslip.decode import BACKENDS, Backend
-
-    # Workers inherit it by fork.
-    BACKENDS[_ViewByView.name] = (_ViewByView, lambda: Backend(_ViewByView.name, True))
-    return _torchslip(job, _TEN, decoder=_ViewByView.name)
+    return _torchslip(job, _TEN, decoder=_ViewByView())
 
 
 def _ffcv(job: Job) -> Epoch:
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline import PipelineSpec
     from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
 
@@ -76,20 +71,11 @@ def _ffcv(job: Job) -> Epoch:
     for name, (px, scale) in _crops(_TEN).items():
         crop = RandomResizedCropRGBImageDecoder((px, px), scale=scale)
         pipelines[name] = PipelineSpec("image", decoder=crop, transforms=[ToTensor(), ToTorchImage()])
-    loader = Loader(
-        str(job.beton),
-        batch_size=job.batch_size,
-        num_workers=job.cores,
-        order=OrderOption.RANDOM,
-        os_cache=True,
-        seed=job.seed,
-        pipelines=pipelines,
-    )
+    loader = ffcv_loader(job, pipelines)
     # A batch has its fields in the order of the pipelines, which has the label somewhere.
     return lambda: ([part for part in batch if part.ndim == 4] for batch in loader)
 
 
-_TORCH = ("torch", "torchvision", "numpy", "pillow")
 _MODULES = ("torchslip", "torchvision.io")
 
 MANY_VIEWS: tuple[Contender, ...] = (
@@ -97,7 +83,7 @@ MANY_VIEWS: tuple[Contender, ...] = (
         "torchslip-10-views",
         "torchslip, 2 x 224 + 8 x 96 from one decode",
         _MODULES,
-        ("torchslip", *_TORCH),
+        ("torchslip", *TORCH),
         _torchslip_ten,
         view_px=_TEN,
         epochs=1,
@@ -107,7 +93,7 @@ MANY_VIEWS: tuple[Contender, ...] = (
         "torchslip-2-views",
         "torchslip, 2 x 224 from one decode",
         _MODULES,
-        ("torchslip", *_TORCH),
+        ("torchslip", *TORCH),
         _torchslip_two,
         view_px=_TEN[:2],
         epochs=1,
@@ -117,7 +103,7 @@ MANY_VIEWS: tuple[Contender, ...] = (
         "torchslip-10-decodes",
         "torchslip, 2 x 224 + 8 x 96, a decode for each",
         _MODULES,
-        ("torchslip", *_TORCH),
+        ("torchslip", *TORCH),
         _torchslip_view_by_view,
         view_px=_TEN,
         epochs=1,
@@ -127,9 +113,9 @@ MANY_VIEWS: tuple[Contender, ...] = (
         "ffcv-10-decodes",
         "FFCV, 2 x 224 + 8 x 96, a decode for each",
         ("ffcv.loader", "ffcv.fields.rgb_image"),
-        ("ffcv", "numba", *_TORCH),
+        ("ffcv", "numba", *TORCH),
         _ffcv,
-        needs_two_cores="FFCV 1.0.2 hangs when it is pinned to one core",
+        needs_two_cores=FFCV_ON_ONE_CORE,
         view_px=_TEN,
         epochs=1,
         sets=("resized",),

@@ -119,7 +119,6 @@ class GraphCache:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._local = threading.local()
-        self._of_parents: list[threading.local] = []
 
     def run(
         self,
@@ -148,9 +147,7 @@ class GraphCache:
             raise
 
     def _graphs(self) -> dict[Any, Graph]:
-        if self._pid != os.getpid():
-            # A fork has the graphs of its parent but not their threads; ending one would wait for those.
-            self._of_parents.append(self._local)
+        if self._pid != os.getpid():  # a fork has the graphs of its parent, but not their threads
             self._pid, self._local = os.getpid(), threading.local()
         graphs: dict[Any, Graph] | None = getattr(self._local, "graphs", None)
         if graphs is None:

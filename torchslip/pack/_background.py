@@ -7,6 +7,7 @@ packing. What is finished stays, and the next one goes on with it.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ __all__ = ["run_in_background"]
 _STOP_SECONDS = 5.0
 _NICENESS = 10  # the training comes first
 _CODE = "from torchslip.pack._background import main; main({})"
+_LOGGER = logging.getLogger(__name__)
 _running: dict[Path, tuple[int, subprocess.Popen[bytes]]] = {}
 
 
@@ -78,9 +80,8 @@ def main(descriptor: int) -> None:
     try:
         work()
     except Exception as error:
-        print(  # noqa: T201  (nobody else hears of it)
-            f"torchslip: packing in the background failed, so the source is read on: {error}", file=sys.stderr
-        )
+        # Nobody else hears of it; without a handler, logging writes it to standard error.
+        _LOGGER.error("Packing in the background failed, so the source is read on: %s", error)
         sys.exit(1)
 
 

@@ -142,21 +142,18 @@ class PackedEntry:
     def _locked(self, deadline: float) -> Iterator[bool]:
         """Whether the lock is ours; without waiting if the deadline is over."""
         left = deadline - time.monotonic()
-        lock = locked(self.root / f"{self.name}.lock", seconds=max(left, 0.0))
-        try:
-            lock.__enter__()
-        except TimeoutError as error:
-            if left <= 0.0:
-                yield False
-                return
-            raise TimeoutError(
-                f"Another process has been building {self.path} for more than {left:.0f} s. Wait for it, pass a larger "
-                "timeout_seconds, or wait=False to read the source meanwhile."
-            ) from error
-        try:
-            yield True
-        finally:
-            lock.__exit__(None, None, None)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.root / f"{self.name}.lock", seconds=max(left, 0.0)))
+                alone = True
+            except TimeoutError as error:
+                if left > 0.0:
+                    raise TimeoutError(
+                        f"Another process has been building {self.path} for more than {left:.0f} s. Wait for it, pass "
+                        "a larger timeout_seconds, or wait=False to read the source meanwhile."
+                    ) from error
+                alone = False
+            yield alone
 
     def _obtain(self, build: Callable[[Path], object], deadline: float, show: bool) -> Outcome:
         found = self.find() is not None
