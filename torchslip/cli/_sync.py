@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from torchslip.pack import sync
 
-__all__ = ["parse_options", "run_sync"]
+__all__ = ["mebibytes", "parse_options", "run_sync"]
 
 
 def run_sync(
@@ -28,8 +28,8 @@ def run_sync(
     seconds = time.monotonic() - begin
     there = done.files - done.copied_files
     console.print(
-        f"{escape(done.path)}: {done.files:,} files, {_size(done.bytes)}; copied {done.copied_files:,} "
-        f"({_size(done.copied_bytes)}) in {seconds:.1f} s" + (f", {there:,} were there" if there else ""),
+        f"{escape(done.path)}: {done.files:,} files, {mebibytes(done.bytes)}; copied {done.copied_files:,} "
+        f"({mebibytes(done.copied_bytes)}) in {seconds:.1f} s" + (f", {there:,} were there" if there else ""),
         highlight=False,
         soft_wrap=True,
     )
@@ -47,5 +47,6 @@ def parse_options(texts: Sequence[str]) -> dict[str, str] | None:
     return {name: value for name, _, value in (text.partition("=") for text in texts)} or None
 
 
-def _size(size_bytes: int) -> str:
+def mebibytes(size_bytes: int) -> str:
+    """A number of bytes for people."""
     return f"{size_bytes / 2**20:,.1f} MiB"

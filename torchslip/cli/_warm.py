@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from torchslip.cli._sync import parse_options
+from torchslip.cli._sync import mebibytes, parse_options
 from torchslip.pack import warm
 
 __all__ = ["run_warm"]
@@ -28,19 +28,15 @@ def run_warm(
     seconds = time.monotonic() - begin
     where = "in the cache" if done.where == "cache" else "read once, as far as memory holds it"
     console.print(
-        f"{escape(path)}: {_size(done.near_bytes)} of {_size(done.bytes)} {where}; fetched {_size(done.fetched_bytes)} "
-        f"in {seconds:.1f} s",
+        f"{escape(path)}: {mebibytes(done.near_bytes)} of {mebibytes(done.bytes)} {where}; "
+        f"fetched {mebibytes(done.fetched_bytes)} in {seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
     if done.near_bytes < done.bytes:
         console.print(
-            f"[yellow]{_size(done.bytes - done.near_bytes)} do not fit into the budget of the cache[/]; --budget "
+            f"[yellow]{mebibytes(done.bytes - done.near_bytes)} do not fit into the budget of the cache[/]; --budget "
             "allows more.",
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:,.1f} MiB"
