@@ -85,6 +85,51 @@ def test_memory_of_kept_batches_is_given_back_when_they_are_dropped(picture_fold
     assert last <= 10
 
 
+@linux
+@pytest.mark.parametrize("sizes", [(64, 32), (64, (40, 60))])
+def test_all_views_of_a_batch_lie_in_one_segment(picture_folder, sizes):
+    crops = {f"view_{i}": ts.ResizeShortCropLong(size) for i, size in enumerate(sizes)}
+    views = crops | {"image": ts.Decode()}  # which has a tensor for each picture
+    loader = ts.DataLoader(make(picture_folder, views=views), num_workers=1, persistent_workers=True)
+    wanted = list(make(picture_folder, views=views))
+    counts = []
+    for number, batch in enumerate(loader):
+        counts.append(segments(loader))
+        assert all(torch.equal(batch[name], wanted[number][name]) for name in crops)
+        assert same(batch["image"], wanted[number]["image"])
+    assert max(counts) <= 2 * 5  # one for the stacks, one for the single pictures
+
+
+def test_small_tensors_go_by_value(picture_folder):
+    loader = ts.DataLoader(make(picture_folder, return_params=True), num_workers=1)
+    for found, wanted in zip(loader, make(picture_folder, return_params=True), strict=True):
+        assert found.keys() == wanted.keys()
+        for name in ("label", "sample_id", "epoch", "image_box"):
+            assert type(found[name]) is torch.Tensor and found[name].dtype == wanted[name].dtype
+            assert torch.equal(found[name], wanted[name]) and not found[name].is_shared()
+            found[name].zero_()
+
+
+class Forking(IterableDataset):
+    """Forks whenever a batch is on its way."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __iter__(self):
+        for batch in self.dataset:
+            yield batch
+            if (child := os.fork()) == 0:
+                os._exit(0)
+            os.waitpid(child, 0)
+
+
+def test_workers_may_fork_while_batches_are_on_their_way(picture_folder):
+    dataset = make(picture_folder)
+    loader = DataLoader(Forking(dataset), batch_size=None, num_workers=1, prefetch_factor=4)
+    assert same(pictures(loader), expected(picture_folder))
+
+
 def test_a_forked_child_keeps_the_batches_that_it_inherited(picture_folder):
     wanted = expected(picture_folder)
     loader = iter(ts.DataLoader(make(picture_folder), num_workers=1))

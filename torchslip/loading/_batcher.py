@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -15,6 +14,7 @@ import torch
 from torchslip.decode import Decoder, DeviceDecoder, Header, Output, View, make_decoder, read_header
 from torchslip.errors import SampleError
 from torchslip.loading._encoded import EncodedBatch
+from torchslip.loading._memory import for_handover
 from torchslip.loading._pictures import GatheredPictures, NamedView, Pictures, boxes_of, parts_of
 from torchslip.loading._statistics import Statistics
 from torchslip.order import Order
@@ -116,6 +116,7 @@ class Batcher:
             samples=len(ids),
             encoded_bytes=sum(len(record[self._image_field]) for record in records),
         )
+        batch = for_handover(batch)
         if isinstance(pictures, GatheredPictures):
             return EncodedBatch(pictures.gathered(), batch, wanted, attempts, epoch, key)
         return batch
@@ -178,9 +179,7 @@ class Batcher:
         if any(size is None for size in sizes):
             return None
         pixels = sum(
-            part.channels * math.prod(part.size(*size))
-            for size in filter(None, sizes)
-            for part in parts_of("", self.output)
+            part.shape(1, size).size_bytes for size in filter(None, sizes) for part in parts_of("", self.output)
         )
         # Numbers of 8 bytes: the id, the mask, the boxes, and fields of the source.
         per_sample = pixels + 8 * (2 + 2 * len(sizes) + len(self.source.schema))

@@ -1,36 +1,86 @@
-"""Memory for batches."""
+"""Memory for batches, and what a worker does for the way of a batch to the main process."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
 
-from torchslip.loading._slabs import empty_slab, slabs_available
+from torchslip.loading._slabs import by_value, empty_in_slab, slabs_available
 
-__all__ = ["empty_bytes", "empty_pictures"]
+__all__ = ["PictureShape", "empty_bytes", "empty_pictures", "for_handover"]
+
+_SMALL_BYTES = 1 << 16
 
 
-def empty_pictures(count: int, height: int, width: int, *, channels: int = 3) -> torch.Tensor:
-    """Uninitialised uint8 ``[count, channels, height, width]``; three channels are last in memory, others planes.
+@dataclass(frozen=True, slots=True)
+class PictureShape:
+    """The shape of a tensor of pictures, uint8 ``[count, channels, height, width]``."""
 
-    In a worker process it lies in shared memory from the start, as `default_collate` does it, so that handing the
+    count: int
+    height: int
+    width: int
+    channels: int = 3
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all of them."""
+        return self.count * self.height * self.width * self.channels
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Three channels are last in memory, others are planes."""
+        picture = self.height * self.width * self.channels
+        if self.channels == 3:
+            return picture, 1, self.width * 3, 3
+        return picture, self.height * self.width, self.width, 1
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """As torch orders them."""
+        return self.count, self.channels, self.height, self.width
+
+
+def empty_pictures(shapes: Sequence[PictureShape], *, spare: bool = False) -> list[torch.Tensor]:
+    """Uninitialised pictures of one batch.
+
+    In a worker process they lie in shared memory from the start, as those of `default_collate`, so that handing the
     batch to the main process copies nothing.
+
+    Args:
+        shapes: Of each tensor.
+        spare: The next batch will want another amount of memory.
     """
-    size = height * width * channels
-    if count > 1 and size and get_worker_info() is not None and slabs_available():
-        # Pictures of different sizes come one by one; a slab only pays where the next batch has the same size.
-        strides = (size, 1, width * 3, 3) if channels == 3 else (size, height * width, width, 1)
-        return empty_slab((count, channels, height, width), strides)
-    memory = empty_bytes(count * size)
-    if channels != 3:
-        return memory.view(count, channels, height, width)
-    return memory.view(count, height, width, 3).permute(0, 3, 1, 2)
+    if _in_worker() and slabs_available() and any(shape.size_bytes for shape in shapes):
+        return empty_in_slab([(shape.sizes, shape.strides) for shape in shapes], spare=spare)
+    return [empty_bytes(shape.size_bytes).as_strided(shape.sizes, shape.strides) for shape in shapes]
 
 
 def empty_bytes(count: int) -> torch.Tensor:
     """Uninitialised uint8 ``[count]``; in a worker process in shared memory, see `empty_pictures`."""
-    if get_worker_info() is None or not count:
+    if not _in_worker() or not count:
         return torch.empty(count, dtype=torch.uint8)
+    if slabs_available():
+        return empty_in_slab([((count,), (1,))], spare=True)[0]
     storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
     memory: torch.Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
     return memory
+
+
+def for_handover(batch: dict[str, Any]) -> dict[str, Any]:
+    """The same batch; in a worker process its small tensors go to the main process by value."""
+    if not _in_worker():
+        return batch
+    small = {
+        key: by_value(value)
+        for key, value in batch.items()
+        if type(value) is torch.Tensor and value.nbytes <= _SMALL_BYTES
+    }
+    return batch | small
+
+
+def _in_worker() -> bool:
+    return get_worker_info() is not None

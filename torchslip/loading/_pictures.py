@@ -12,7 +12,7 @@ import torch
 
 from torchslip.decode import Decoder, Draws, Header, Output, Placement, View
 from torchslip.loading._encoded import EncodedPictures, EncodedView
-from torchslip.loading._memory import empty_bytes, empty_pictures
+from torchslip.loading._memory import PictureShape, empty_bytes, empty_pictures
 
 __all__ = ["GatheredPictures", "NamedView", "Part", "Pictures", "boxes_of", "parts_of"]
 
@@ -38,9 +38,10 @@ class Part:
     channels: int = 3
     halved: bool = False
 
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width for a view of these."""
-        return (-(-height // 2), -(-width // 2)) if self.halved else (height, width)
+    def shape(self, count: int, size: tuple[int, int]) -> PictureShape:
+        """Of `count` views of this height and width."""
+        height, width = (-(-side // 2) if self.halved else side for side in size)
+        return PictureShape(count, height, width, self.channels)
 
 
 def parts_of(key: str, output: Output) -> list[Part]:
@@ -75,9 +76,11 @@ class Pictures:
         self._prepare(len(ids))
 
     def _prepare(self, count: int) -> None:
-        for number, part in enumerate(self._parts):
-            size = self._sizes[number % len(self._views)]
-            stack = None if size is None else empty_pictures(count, *part.size(*size), channels=part.channels)
+        sizes = self._sizes * (len(self._parts) // len(self._views))
+        shapes = [part.shape(count, size) for part, size in zip(self._parts, sizes, strict=True) if size is not None]
+        stacks = iter(empty_pictures(shapes))
+        for size in sizes:
+            stack = None if size is None else next(stacks)
             self._stacked.append(stack)
             self._outputs.append([torch.empty(0)] * count if stack is None else list(stack.unbind(0)))
 
@@ -101,15 +104,25 @@ class Pictures:
     ) -> dict[int, Exception]:
         """Decode `images` into `rows`; returns the rows that failed."""
         placements = self._place(headers, rows, ids)
-        for number, part in enumerate(self._parts):
-            if self._stacked[number] is None:
-                placed = placements[number % len(placements)].size.tolist()
-                for row, (height, width) in zip(rows, placed, strict=True):
-                    shape = part.size(height, width)
-                    self._outputs[number][row] = empty_pictures(1, *shape, channels=part.channels)[0]
+        self._prepare_singles(placements, rows)
         outputs = [[part[row] for row in rows] for part in self._outputs]
         failures = decoder.decode(images, headers, placements, outputs, output=self._output)
         return {rows[index]: error for index, error in failures.items()}
+
+    def _prepare_singles(self, placements: list[Placement], rows: list[int]) -> None:
+        """Memory for the views that have a size for each picture."""
+        numbers = [number for number, stack in enumerate(self._stacked) if stack is None]
+        if not numbers:
+            return
+        shapes = [
+            self._parts[number].shape(1, (height, width))
+            for number in numbers
+            for height, width in placements[number % len(placements)].size.tolist()
+        ]
+        singles = iter(empty_pictures(shapes, spare=True))
+        for number in numbers:
+            for row in rows:
+                self._outputs[number][row] = next(singles)[0]
 
     def in_batch(self, *, with_boxes: bool) -> dict[str, Any]:
         """Batch key to tensor or list of tensors, and the boxes if asked for."""

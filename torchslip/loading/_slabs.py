@@ -1,14 +1,19 @@
 """Shared memory that a worker writes again when the training loop has dropped the batch that lay in it.
 
 A fresh shared segment costs a page fault and a zeroed page for every 4 kB: 8.5 ms for a batch of 15 MB, 1.1 ms if the
-pages are there already (2026-11), which is a sixth of what decoding it takes. So a worker keeps its segments, slabs::
+pages are there already (2026-11), which is a sixth of what decoding it takes. So a worker keeps its segments, slabs,
+each for all large tensors of one batch::
 
-    0       int64   returned    the number of the last sending that the receiver has dropped; -1: never comes back
-    4096    bytes   the tensor
+    0       int64   returned    the number of the last filling that the receiver has dropped; -1: never comes back
+    4096    bytes   the tensors, each at a multiple of 64
 
-The worker numbers its sendings of a slab. The process that receives the tensor maps the slab for itself, and when the
-last reference to the tensor's memory is gone, it writes that number into the slab: only then is the slab free. So a
-batch belongs to whoever holds it, for as long as that may be.
+The worker numbers its fillings of a slab. The process that receives the tensors maps the slab for itself, and when the
+last reference to the memory of any of them is gone, it writes that number into the slab: only then is the slab free. So
+a batch belongs to whoever holds it, for as long as that may be.
+
+The receiver opens the slab through the worker's descriptor in ``/proc``, 20 µs for a batch. To hand over a duplicate of
+the descriptor, as `multiprocessing` and torch do for each tensor, takes a thread, a connection and two challenges:
+0.5 ms in each of the two processes (2026-11). For the same reason small tensors go by value.
 """
 
 from __future__ import annotations
@@ -16,37 +21,83 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import multiprocessing
 import os
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from multiprocessing.reduction import DupFd, ForkingPickler
+from functools import cache
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.multiprocessing
 
-__all__ = ["empty_slab", "slabs_available"]
+__all__ = ["by_value", "empty_in_slab", "slabs_available"]
 
 _HEADER_BYTES = 4096
+_ALIGNMENT = 64
 _LOST = -1
-# torch prefetches 2 batches for each worker; one is being filled, one is with the training loop.
-_MAX_FREE = 4
+# A slab that was not needed for so long is let go of. torch prefetches 2 batches for each worker, one is being filled,
+# and one is with the training loop; batches that also have pictures of different sizes take two slabs.
+_MAX_IDLE = 16
+_MAX_SLACK = 4  # a slab may be so many times as large as what it is used for
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the module mmap does not know it
+
+Layout = tuple[Sequence[int], Sequence[int]]
+"""Shape and strides, in bytes, of a tensor without gaps."""
 
 
 def slabs_available() -> bool:
-    """Whether tensors can be handed to another process in slabs here."""
+    """Whether tensors can be handed from this worker to another process in slabs."""
     strategy = torch.multiprocessing.get_sharing_strategy()  # type: ignore[no-untyped-call]
-    return bool(sys.platform == "linux" and strategy == "file_descriptor")
+    return bool(sys.platform == "linux" and strategy == "file_descriptor") and _descriptors_are_visible()
 
 
-def empty_slab(shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """An uninitialised uint8 tensor that fills a slab of this process."""
+@cache
+def _descriptors_are_visible() -> bool:
+    # Whether the parent may open what this process has open cannot be tried here; what it takes is the same.
+    parent = multiprocessing.parent_process()
+    try:
+        return any(Path(f"/proc/{os.getpid() if parent is None else parent.pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+def empty_in_slab(layouts: Sequence[Layout], *, spare: bool = False) -> list[torch.Tensor]:
+    """Uninitialised uint8 tensors that share a slab of this process.
+
+    Args:
+        layouts: Shape and strides of each.
+        spare: Choose a somewhat larger slab, because what comes next may be somewhat larger.
+    """
     global _pool
     if _pool is None or _pool.pid != os.getpid():
         _pool = _Pool()
-    return _pool.empty(shape, stride)
+    sizes = [_size_of(shape) for shape, _ in layouts]
+    offsets = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]).tolist()
+    filling = _Filling(_pool.take(_with_spare(offsets[-1]) if spare else offsets[-1]))
+    tensors: list[torch.Tensor] = []
+    for (shape, strides), offset in zip(layouts, offsets, strict=False):
+        tensor = _over(filling.memory, offset, shape, strides).as_subclass(_SlabTensor)
+        tensor._filling, tensor._offset = filling, offset
+        tensors.append(tensor)
+    return tensors
+
+
+def _size_of(shape: Sequence[int]) -> int:
+    size = 1
+    for length in shape:
+        size *= length
+    return size
+
+
+def _with_spare(size: int) -> int:
+    """`size` rounded up to an eighth of a power of two."""
+    step = 1 << max(size.bit_length() - 4, 12)
+    return -(-size // step) * step
 
 
 class _Slab:
@@ -54,46 +105,66 @@ class _Slab:
 
     def __init__(self, size_bytes: int) -> None:
         self.size_bytes = size_bytes
+        self.taken = 0  # the number of the latest taking from the pool
         self.fd = os.memfd_create("torchslip", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, _HEADER_BYTES + size_bytes)
         self._map = mmap.mmap(self.fd, _HEADER_BYTES + size_bytes)
         with contextlib.suppress(OSError):  # an older kernel: the pages come one by one
             self._map.madvise(_MADV_POPULATE_WRITE)
         self._returned = ctypes.c_int64.from_buffer(self._map)
-        self._sendings = 0
-        self._in_use = False
+        self._fillings = 0
+        self._sent = 0  # the number of the latest filling that was sent
+        self._in_use = self._is_shared = False
 
     def __del__(self) -> None:
         os.close(self.fd)
 
-    def memory(self) -> torch.Tensor:
-        """The whole of it, uint8; in use until nothing in this process refers to it any more."""
+    def memory(self) -> Any:
+        """The whole of it; in use until nothing in this process refers to it any more."""
         memory = (ctypes.c_uint8 * self.size_bytes).from_buffer(self._map, _HEADER_BYTES)
         self._in_use = True
+        self._fillings += 1
         weakref.finalize(memory, self._release)
-        return torch.frombuffer(memory, dtype=torch.uint8)
+        return memory
 
     def _release(self) -> None:
         self._in_use = False
 
-    def next_sending(self) -> int:
-        self._sendings += 1
-        return self._sendings
+    def send(self) -> tuple[int, int, int, int, int]:
+        """What a receiver has to know."""
+        # With two receivers, nobody knows when the last of them has opened it, or is done.
+        self._is_shared |= self._sent == self._fillings
+        self._sent = self._fillings
+        return os.getpid(), self.fd, os.fstat(self.fd).st_ino, self.size_bytes, self._fillings
 
     @property
     def is_free(self) -> bool:
-        return not self._in_use and self._returned.value == self._sendings
+        """Whether it can be filled again."""
+        return not self._in_use and self._returned.value == self._sent and not self._is_shared
 
     @property
     def is_lost(self) -> bool:
-        return self._returned.value == _LOST
+        """Whether it never can, and nobody will want to open it."""
+        return self._returned.value == _LOST and not self._is_shared
+
+
+class _Filling:
+    """One use of a slab, by all tensors of a batch; pickled once for all that go together."""
+
+    def __init__(self, slab: _Slab) -> None:
+        self._slab = slab
+        self.memory = slab.memory()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[int, ...]]:
+        return _open, self._slab.send()
 
 
 class _SlabTensor(torch.Tensor):
-    """A tensor that fills a slab. What is computed from it is a plain tensor, and so is what a receiver gets."""
+    """A tensor within a slab. What is computed from it is a plain tensor, and so is what a receiver gets."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-    _slab: _Slab
+    _filling: _Filling
+    _offset: int
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.as_subclass(torch.Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
@@ -107,29 +178,29 @@ class _Pool:
 
     def __init__(self) -> None:
         self.pid = os.getpid()
+        self._takings = 0
         self._slabs: list[_Slab] = []
+        self._retired: list[_Slab] = []
 
-    def empty(self, shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-        size_bytes = 1
-        for length in shape:
-            size_bytes *= length
-        slab = self._take(size_bytes)
-        tensor = _over(slab.memory(), shape, stride).as_subclass(_SlabTensor)
-        tensor._slab = slab
-        return tensor
-
-    def _take(self, size_bytes: int) -> _Slab:
-        free = [slab for slab in self._slabs if slab.is_free]
-        fitting = [slab for slab in free if slab.size_bytes == size_bytes]
-        dropped = {*free} - {*fitting[:_MAX_FREE]}
-        self._slabs = [slab for slab in self._slabs if slab not in dropped and not slab.is_lost]
+    def take(self, size_bytes: int) -> _Slab:
+        """A slab that is free and has at least this size."""
+        self._takings += 1
+        self._retired = [slab for slab in self._retired if not slab.is_free and not slab.is_lost]
+        oldest = self._takings - _MAX_IDLE
+        self._slabs = [each for each in self._slabs if not (each.is_lost or (each.is_free and each.taken < oldest))]
+        fitting = [
+            slab for slab in self._slabs if slab.is_free and size_bytes <= slab.size_bytes <= _MAX_SLACK * size_bytes
+        ]
         if fitting:
-            return fitting[0]
-        self._slabs.append(_Slab(size_bytes))
-        return self._slabs[-1]
+            slab = min(fitting, key=lambda each: (each.size_bytes, -each.taken))
+        else:
+            self._slabs.append(slab := _Slab(size_bytes))
+        slab.taken = self._takings
+        return slab
 
     def forget(self) -> None:
-        """Use none of the slabs again."""
+        """Use none of the slabs again; those that are under way stay until they were dropped."""
+        self._retired += self._slabs
         self._slabs = []
 
 
@@ -157,28 +228,55 @@ _receipts: set[_Receipt] = set()
 
 
 def _send(tensor: _SlabTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
-    slab = tensor._slab
-    received = DupFd(slab.fd), slab.size_bytes, slab.next_sending(), tuple(tensor.shape), tensor.stride()
-    return _receive, received
+    return _arrive, (tensor._filling, tensor._offset, tuple(tensor.shape), tensor.stride())
 
 
-def _receive(
-    descriptor: Any, size_bytes: int, sending: int, shape: tuple[int, ...], stride: tuple[int, ...]
-) -> torch.Tensor:
-    fd = descriptor.detach()
+def _open(pid: int, fd: int, inode: int, size_bytes: int, filling: int) -> Any:
+    """The memory of a slab of another process; given back when nothing refers to it any more."""
+    descriptor = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
     try:
-        mapped = mmap.mmap(fd, _HEADER_BYTES + size_bytes)
+        if os.fstat(descriptor).st_ino != inode:
+            raise RuntimeError(f"The worker {pid} has closed the memory of a batch that it sent.")
+        mapped = mmap.mmap(descriptor, _HEADER_BYTES + size_bytes)
     finally:
-        os.close(fd)
+        os.close(descriptor)
     memory = (ctypes.c_uint8 * size_bytes).from_buffer(mapped, _HEADER_BYTES)
-    receipt = _Receipt(ctypes.c_int64.from_buffer(mapped), sending)
+    receipt = _Receipt(ctypes.c_int64.from_buffer(mapped), filling)
     weakref.finalize(memory, receipt.give_back).atexit = False
-    return _over(torch.frombuffer(memory, dtype=torch.uint8), shape, stride)
+    return memory
 
 
-def _over(memory: torch.Tensor, shape: Sequence[int], stride: Sequence[int]) -> torch.Tensor:
-    """A tensor of its own, no view, over all of `memory`."""
-    return torch.empty(0, dtype=torch.uint8).set_(memory.untyped_storage(), 0, tuple(shape), tuple(stride))
+def _arrive(memory: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> torch.Tensor:
+    return _over(memory, offset, shape, strides)
+
+
+def _over(memory: Any, offset: int, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
+    """A tensor of its own, no view, over a part of `memory`."""
+    part = torch.frombuffer(memory, dtype=torch.uint8, count=_size_of(shape), offset=offset)
+    return torch.empty(0, dtype=torch.uint8).set_(part.untyped_storage(), 0, tuple(shape), tuple(strides))
+
+
+class _SmallTensor(torch.Tensor):
+    """A tensor that goes to another process by value; for everything else a plain one."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __reduce_ex__ = _SlabTensor.__reduce_ex__
+    __deepcopy__ = _SlabTensor.__deepcopy__
+
+
+def by_value(tensor: torch.Tensor) -> torch.Tensor:
+    """The same tensor, on the CPU, which a worker sends by value."""
+    return tensor.as_subclass(_SmallTensor)
+
+
+def _send_small(tensor: _SmallTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
+    return _arrive_small, (tensor.numpy().tobytes(), tensor.dtype, tuple(tensor.shape))
+
+
+def _arrive_small(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
+    if not data:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
 
 
 def _before_fork() -> None:
@@ -190,5 +288,6 @@ def _before_fork() -> None:
 
 
 ForkingPickler.register(_SlabTensor, _send)
+ForkingPickler.register(_SmallTensor, _send_small)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork)
