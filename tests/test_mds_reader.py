@@ -128,6 +128,20 @@ def test_every_encoding_is_read_as_its_kind(tmp_path):
                 assert record[name] == wanted[name]
 
 
+@pytest.mark.parametrize("compression", [None, "gz"])
+def test_lent_images_are_views_of_the_same_bytes(tmp_path, compression):
+    samples = [sample(index) for index in range(8)]
+    out = write(tmp_path / "all", samples, COLUMNS, size_limit=20_000, compression=compression)
+    source = MDS(out, cache=tmp_path / "cache")
+    wanted, lent = read_all(source), source.lend(range(len(source)))
+    source._close(range(100))
+    for record, same in zip(lent, wanted, strict=True):
+        views = {name for name, value in record.items() if isinstance(value, memoryview)}
+        assert views == {"photo", "picture"}  # not pil, which is made
+        assert all(record[name].readonly and record[name] == same[name] for name in views)
+        assert pickle.dumps({**record, **{name: bytes(record[name]) for name in views}}) == pickle.dumps(same)
+
+
 @pytest.mark.parametrize("columns", [["label"], ["text", "data"], ["data"], []])
 def test_only_the_columns_that_were_asked_for_are_read(plain, columns):
     source = MDS(plain, columns=columns)

@@ -7,7 +7,7 @@ from torchslip.decode._decoder import BACKENDS, Backend, Decoder, Output, backen
 from torchslip.decode._device import DeviceDecoder, device_backend, make_device_decoder
 from torchslip.decode._draws import Draws
 from torchslip.decode._fixed_crops import CenterCrop, Decode, ResizeCrop, ResizeShortCropLong
-from torchslip.decode._header import Header, read_header, read_size
+from torchslip.decode._header import Encoded, Header, read_header, read_size
 from torchslip.decode._picture import check_picture, open_picture, planes_of, store_planes
 from torchslip.decode._random_crops import DirectRandomResizedCrop, RandomResizedCrop
 from torchslip.decode._tile_index import index_jpeg, index_version, why_no_index
@@ -22,6 +22,7 @@ __all__ = [
     "DeviceDecoder",
     "DirectRandomResizedCrop",
     "Draws",
+    "Encoded",
     "Header",
     "Output",
     "Placement",

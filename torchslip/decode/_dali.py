@@ -22,7 +22,7 @@ from torch.utils.data import get_worker_info
 
 from torchslip.decode._dali_graph import Graph, Stages, region_of, why_no_dali
 from torchslip.decode._decoder import Output
-from torchslip.decode._header import Header
+from torchslip.decode._header import Encoded, Header
 from torchslip.decode._torchvision import TorchvisionDecoder, write_view
 from torchslip.decode._view import Placement
 
@@ -55,7 +55,7 @@ class DaliDecoder:
 
     def decode(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from torchslip.decode._header import Header
+from torchslip.decode._header import Encoded, Header
 from torchslip.decode._view import Placement
 
 __all__ = ["BACKENDS", "Backend", "Decoder", "Output", "backends", "make_decoder"]
@@ -32,7 +32,7 @@ class Decoder(Protocol):
 
     def decode(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from torchslip.decode._planes import MAGIC, parse_form
 from torchslip.errors import SampleError
 
-__all__ = ["Header", "read_header", "read_size"]
+__all__ = ["Encoded", "Header", "read_header", "read_size"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # SOF0 to SOF15 carry the size; C4, C8 and CC are the DHT, JPG and DAC markers (ITU-T T.81, table B.1).
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _STANDALONE = frozenset((0x01, *range(0xD0, 0xD9)))
+
+
+Encoded = bytes | memoryview
+"""An encoded picture: bytes, or a read-only view of memory that holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Header:
     components: int = 0
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: Encoded) -> Header:
     """Read the size without decoding.
 
     Raises:
@@ -51,13 +55,13 @@ def read_header(data: bytes) -> Header:
     return _read_with_pillow(data)
 
 
-def read_size(data: bytes) -> tuple[int, int]:
+def read_size(data: Encoded) -> tuple[int, int]:
     """Height and width of an encoded picture, in pixels. See `read_header`."""
     header = read_header(data)
     return header.height, header.width
 
 
-def _read_jpeg(data: bytes) -> Header | None:
+def _read_jpeg(data: Encoded) -> Header | None:
     position, end = 2, len(data)
     while position + 9 < end:
         if data[position] != 0xFF:
@@ -76,7 +80,7 @@ def _read_jpeg(data: bytes) -> Header | None:
     return None
 
 
-def _read_with_pillow(data: bytes) -> Header:
+def _read_with_pillow(data: Encoded) -> Header:
     from PIL import Image, UnidentifiedImageError
 
     if not data:

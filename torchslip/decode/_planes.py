@@ -63,7 +63,7 @@ class PlaneForm:
         return _HEADER.size + sum(height * width for height, width in self.sizes)
 
 
-def parse_form(data: bytes) -> PlaneForm:
+def parse_form(data: bytes | memoryview) -> PlaneForm:
     """The header of a stored picture; its length is not checked.
 
     Raises:
@@ -92,7 +92,7 @@ def dump_planes(form: PlaneForm, planes: bytes) -> bytes:
     return header + planes
 
 
-def decode_planes(data: bytes, *, rgb: bool = True) -> torch.Tensor:
+def decode_planes(data: bytes | memoryview, *, rgb: bool = True) -> torch.Tensor:
     """The whole picture as libjpeg makes it of these planes.
 
     Args:

@@ -64,18 +64,21 @@ class RandomResizedCrop(_RandomCrop):
 
     def place(self, sizes: _Ints, draws: Draws) -> Placement:
         """See `View.place`."""
-        crops = self._central(sizes)
+        # Numbers 0 and 1 of a sample are the position, 2 and 3 the first try, 4 and 5 the second, ...
+        numbers = draws.block(0)
+        position, left = numbers[:, :2], numbers[:, 2:]
+        crops = np.empty_like(sizes)
         todo = np.arange(len(sizes))
         for attempt in range(_TRIES):
-            # Numbers 0 and 1 of a sample are the position, 2 and 3 the first try, 4 and 5 the second, ...
-            block, half = divmod(attempt + 1, 2)
-            drawn = self._draw(sizes[todo], draws.block(block, todo)[:, 2 * half :])
+            if not left.shape[1]:
+                left = draws.block((attempt + 1) // 2, todo)
+            drawn = self._draw(sizes[todo], left[:, :2])
             fits = ((drawn > 0) & (drawn <= sizes[todo])).all(axis=1)
             crops[todo[fits]] = drawn[fits]
-            todo = todo[~fits]
+            todo, left = todo[~fits], left[~fits, 2:]
             if not todo.size:
                 break
-        position = draws.block(0)[:, :2]
+        crops[todo] = self._central(sizes[todo])
         corner = np.floor(position * (sizes - crops + 1)).astype(np.int64)
         corner[todo] = (sizes - crops)[todo] // 2
         return self._placed(corner, crops)

@@ -11,7 +11,7 @@ import torch
 
 from torchslip.decode._color import halve_chroma, to_yuv
 from torchslip.decode._decoder import Output
-from torchslip.decode._header import Header
+from torchslip.decode._header import Encoded, Header
 from torchslip.decode._planes import decode_planes
 from torchslip.decode._view import Placement
 
@@ -47,7 +47,7 @@ class TorchvisionDecoder:
 
     def decode(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],
@@ -71,7 +71,7 @@ class TorchvisionDecoder:
         return failures
 
 
-def _decode(data: bytes, header: Header, *, rgb: bool) -> torch.Tensor:
+def _decode(data: Encoded, header: Header, *, rgb: bool) -> torch.Tensor:
     """The whole picture: uint8 ``[3, H, W]``, channels last in memory."""
     decode_jpeg = jpeg_operator()
     if header.format == "yuv420":
@@ -93,7 +93,7 @@ def _decode(data: bytes, header: Header, *, rgb: bool) -> torch.Tensor:
     return pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
-def _decode_with_pillow(data: bytes) -> torch.Tensor:
+def _decode_with_pillow(data: Encoded) -> torch.Tensor:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:

@@ -15,6 +15,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from torchslip.decode._decoder import Output
-from torchslip.decode._header import Header
+from torchslip.decode._header import Encoded, Header
 from torchslip.decode._planes import PlaneForm, dump_planes
 from torchslip.decode._torchvision import TorchvisionDecoder
 from torchslip.decode._view import Placement
@@ -81,7 +82,7 @@ class TurboDecoder:
 
     def decode(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
         outputs: Sequence[Sequence[torch.Tensor]],
@@ -113,7 +114,7 @@ class TurboDecoder:
 
     def _run(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         sizes: npt.NDArray[np.int64],
         geometry: npt.NDArray[np.int64],
         outputs: Sequence[Sequence[torch.Tensor]],
@@ -130,8 +131,7 @@ class TurboDecoder:
         """
         kernel = _kernel()
         count, views = len(images), len(geometry)
-        # The array of pointers keeps the bytes alive.
-        data = (ctypes.c_char_p * count)(*(image if isinstance(image, bytes) else bytes(image) for image in images))
+        data = _pointers(images)
         lengths = np.array([len(image) for image in images], np.int64)
         places = np.array([[each.data_ptr() for each in view] for view in outputs], np.uintp)
         strides = np.array([[each.stride() for each in view] for view in outputs], np.int64)
@@ -162,6 +162,16 @@ class TurboDecoder:
         if self._threads is not None:
             return self._threads
         return 1 if get_worker_info() is not None else torch.get_num_threads()
+
+
+def _pointers(images: Sequence[Encoded]) -> ctypes.Array[Any]:
+    """Where the bytes of each picture begin; whoever calls keeps the pictures alive."""
+    files = [image for image in images if isinstance(image, bytes)]
+    if len(files) == len(images):
+        return (ctypes.c_char_p * len(files))(*files)
+    # 1.4 µs for each; bytes take 0.2, and to copy 130 kB to bytes 10 (2026-11).
+    addresses = (np.frombuffer(image, np.uint8).ctypes.data for image in images)
+    return (ctypes.c_void_p * len(images))(*addresses)
 
 
 def _geometry(place: Placement) -> npt.NDArray[np.int64]:

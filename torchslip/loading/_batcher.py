@@ -19,7 +19,7 @@ from torchslip.loading._pictures import GatheredPictures, NamedView, Pictures, b
 from torchslip.loading._statistics import Statistics
 from torchslip.order import Order
 from torchslip.random import derive_key, uniform
-from torchslip.sources import Record, Source, image_fields, locate
+from torchslip.sources import Record, Source, image_fields, lend, locate
 
 __all__ = ["MAX_PIXELS", "Batch", "Batcher", "OnError"]
 
@@ -236,14 +236,14 @@ class Batcher:
     def _fetch(self, ids: npt.NDArray[np.int64], failures: dict[int, Exception], rows: list[int]) -> list[Record]:
         numbers = ids.tolist()
         try:
-            return self.source.fetch(numbers)
+            return lend(self.source, numbers)
         except SampleError:
             if self._on_error == "raise":
                 raise
         records: list[Record] = []
         for row, number in zip(rows, numbers, strict=True):
             try:
-                records += self.source.fetch([number])
+                records += lend(self.source, [number])
             except SampleError as error:
                 failures[row] = error
                 records.append({})

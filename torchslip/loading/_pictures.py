@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from torchslip.decode import Decoder, Draws, Header, Output, Placement, View
+from torchslip.decode import Decoder, Draws, Encoded, Header, Output, Placement, View
 from torchslip.loading._encoded import EncodedPictures, EncodedView
 from torchslip.loading._memory import PictureShape, empty_bytes, empty_pictures
 
@@ -97,7 +97,7 @@ class Pictures:
     def decode(
         self,
         decoder: Decoder,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         headers: Sequence[Header],
         rows: list[int],
         ids: npt.NDArray[np.int64],
@@ -144,7 +144,7 @@ class GatheredPictures(Pictures):
     """The same for pictures that another process decodes: their bytes and where their views lie."""
 
     def _prepare(self, count: int) -> None:
-        self._images: list[bytes] = [b""] * count
+        self._images: list[Encoded] = [b""] * count
         self._headers: list[Header | None] = [None] * count
         widths = {"box": 4, "resized": 2, "window": 2, "size": 2}
         self._placements = [
@@ -155,7 +155,7 @@ class GatheredPictures(Pictures):
     def decode(
         self,
         decoder: Decoder,
-        images: Sequence[bytes],
+        images: Sequence[Encoded],
         headers: Sequence[Header],
         rows: list[int],
         ids: npt.NDArray[np.int64],

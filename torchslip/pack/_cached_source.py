@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from torchslip.errors import SampleError
-from torchslip.sources import MDS, Record, Schema, Source, checked_indices
+from torchslip.sources import MDS, Record, Schema, Source, checked_indices, lend
 
 __all__ = ["CachedSource"]
 
 # How often to look whether another process has finished it.
 _LOOK_SECONDS = 2.0
+_Fetch = Callable[[Source, Sequence[int]], list[Record]]
 _proof = logging.getLogger("torchslip.proof")
 
 
@@ -81,16 +82,23 @@ class CachedSource:
 
     def fetch(self, indices: Sequence[int]) -> list[Record]:
         """Read records. See `Source.fetch`."""
+        return self._fetch(indices, _fetch)
+
+    def lend(self, indices: Sequence[int]) -> list[Record]:
+        """The same with images as the source that they come from lends them. See `Source`."""
+        return self._fetch(indices, lend)
+
+    def _fetch(self, indices: Sequence[int], fetch: _Fetch) -> list[Record]:
         ids = np.array(checked_indices(indices, len(self)), np.int64)
         if self.packed is None:
-            return self._fetch_source(ids)
+            return self._fetch_source(ids, fetch)
         if not len(self._left_out):
-            return self._fetch_packed(ids)
+            return self._fetch_packed(ids, fetch)
         kept = ~np.isin(ids, self._left_out)
         records: list[Record] = [{}] * len(ids)
-        for chosen, fetch in ((kept, self._fetch_packed), (~kept, self._fetch_source)):
+        for chosen, fetch_from in ((kept, self._fetch_packed), (~kept, self._fetch_source)):
             places = np.flatnonzero(chosen).tolist()
-            for place, record in zip(places, fetch(ids[chosen]) if places else [], strict=True):
+            for place, record in zip(places, fetch_from(ids[chosen], fetch) if places else [], strict=True):
                 records[place] = record
         return records
 
@@ -108,15 +116,19 @@ class CachedSource:
     def _rows(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return ids - np.searchsorted(self._left_out, ids)
 
-    def _fetch_source(self, ids: npt.NDArray[np.int64]) -> list[Record]:
-        return self._source.fetch(ids.tolist())
+    def _fetch_source(self, ids: npt.NDArray[np.int64], fetch: _Fetch) -> list[Record]:
+        return fetch(self._source, ids.tolist())
 
-    def _fetch_packed(self, ids: npt.NDArray[np.int64]) -> list[Record]:
+    def _fetch_packed(self, ids: npt.NDArray[np.int64], fetch: _Fetch) -> list[Record]:
         assert self._packed is not None
         try:
-            return self._packed.fetch(self._rows(ids).tolist())
+            return fetch(self._packed, self._rows(ids).tolist())
         except SampleError as error:
             if self._warned_in != os.getpid():
                 self._warned_in = os.getpid()
                 _proof.warning("%s", {"event": "packed_cache_unreadable", "reason": str(error)})
-        return self._fetch_source(ids)
+        return self._fetch_source(ids, fetch)
+
+
+def _fetch(source: Source, indices: Sequence[int]) -> list[Record]:
+    return source.fetch(indices)

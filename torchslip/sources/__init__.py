@@ -6,7 +6,7 @@ from torchslip.sources._folder import IMG_EXTENSIONS, ImageFolder, LabelMode
 from torchslip.sources._mixture import Mixture, mix
 from torchslip.sources._objects import ObjectKind, Objects
 from torchslip.sources._open import FORMATS, Format, open, source_of
-from torchslip.sources._source import FieldKind, Record, Schema, Source, checked_indices, image_fields, locate
+from torchslip.sources._source import FieldKind, Record, Schema, Source, checked_indices, image_fields, lend, locate
 from torchslip.sources.mds import MDS
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "checked_indices",
     "image_fields",
     "index_values",
+    "lend",
     "locate",
     "mix",
     "open",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from torchslip.errors import FormatError, SampleError
-from torchslip.sources._source import Record, Schema, Source, checked_indices, locate
+from torchslip.sources._source import Record, Schema, Source, checked_indices, lend, locate
 
 __all__ = ["Concatenated"]
 
@@ -83,13 +83,20 @@ class Concatenated:
 
     def fetch(self, indices: Sequence[int]) -> list[Record]:
         """Read records, with one call to each source. See `Source.fetch`."""
+        return self._fetch(indices, lent=False)
+
+    def lend(self, indices: Sequence[int]) -> list[Record]:
+        """The same with images as the sources lend them. See `Source`."""
+        return self._fetch(indices, lent=True)
+
+    def _fetch(self, indices: Sequence[int], *, lent: bool) -> list[Record]:
         checked = np.array(checked_indices(indices, len(self)), np.int64)
         numbers = np.searchsorted(self.starts, checked, side="right") - 1
         records: list[Record] = [{}] * len(checked)
         for number in np.unique(numbers).tolist():
             rows = np.flatnonzero(numbers == number).tolist()
             inner = (checked[rows] - self.starts[number]).tolist()
-            for row, record in zip(rows, self._fetch_from(number, inner), strict=True):
+            for row, record in zip(rows, self._fetch_from(number, inner, lent), strict=True):
                 records[row] = record
         return records
 
@@ -104,9 +111,10 @@ class Concatenated:
                 wanted |= prepare(ids[here] - self.starts[number], of[here])
         return wanted
 
-    def _fetch_from(self, number: int, indices: list[int]) -> list[Record]:
+    def _fetch_from(self, number: int, indices: list[int], lent: bool) -> list[Record]:
+        source = self.sources[number]
         try:
-            records = self.sources[number].fetch(indices)
+            records = lend(source, indices) if lent else source.fetch(indices)
         except SampleError as error:
             raise SampleError(
                 f"{error} (by the numbers of source {number}, whose sample 0 is sample {self.starts[number]} of all)"

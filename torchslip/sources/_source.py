@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-__all__ = ["FieldKind", "Record", "Schema", "Source", "checked_indices", "image_fields", "locate"]
+__all__ = ["FieldKind", "Record", "Schema", "Source", "checked_indices", "image_fields", "lend", "locate"]
 
 FieldKind = Literal["image", "int", "float", "str", "bytes", "json", "array"]
 Schema = Mapping[str, FieldKind]
@@ -30,6 +30,8 @@ class Source(Protocol):
       lets loaders plan batches by bytes, and -1 says that a record cannot be read;
     * ``prepare(indices, counts) -> bool``: takes note of the records that come next, in this order, each of which
       stands for as many as `counts` says, so that it can fetch them ahead; False if that makes no difference;
+    * ``lend(indices) -> list[Record]``: as ``fetch``, but images may be views of memory that is the source's (read-only
+      `memoryview`, valid as long as it is held), which saves a copy;
     * ``fetch_into(indices, field, buffers) -> list[Record]``: as ``fetch``, but the bytes of `field` are written into
       the buffers, one per record, and the record has their number instead. It saves loaders a copy.
     """
@@ -57,6 +59,12 @@ def locate(source: Source, index: int) -> str:
     """Where record `index` of `source` lies, in words for an error message."""
     find = getattr(source, "locate", None)
     return str(find(index)) if find is not None else f"{source!r}[{index}]"
+
+
+def lend(source: Source, indices: Sequence[int]) -> list[Record]:
+    """What ``source.lend`` gives, or ``source.fetch`` where there is none."""
+    records: list[Record] = getattr(source, "lend", source.fetch)(indices)
+    return records
 
 
 def image_fields(schema: Schema) -> list[str]:

@@ -71,9 +71,9 @@ def check_shard(
 def _reader(info: ShardInfo, parts: dict[str, Bytes]) -> Callable[[int], Record]:
     if info.layout.format != "mds":
         schema: dict[str, Any] = dict(info.layout.columns)
-        return open_split_shard(parts["data"], parts["meta"], info.samples, info.layout, schema)
+        return open_split_shard(parts["data"], parts["meta"], info.samples, info.layout, schema).read
     columns = [(name, parse_encoding(encoding)) for name, encoding in info.layout.columns]
-    return open_shard(parts["data"], info.samples, FieldPlan(columns, info.layout.names, {}))
+    return open_shard(parts["data"], info.samples, FieldPlan(columns, info.layout.names, {})).read
 
 
 def _read_part(root: Path, info: ShardInfo, part: str, differences: list[str]) -> Bytes:

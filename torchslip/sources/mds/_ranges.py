@@ -70,7 +70,7 @@ class RangeReader:
             data = self._folder.read_range(info.files["raw_data"].basename, begin, offsets[run[-1] + 1])
             self._read_bytes[shard] = self._read_bytes.get(shard, 0) + len(data)
             near = np.asarray(offsets[run[0] : run[-1] + 2]) - np.uint32(begin)
-            read = sample_reader(data, near.data, plan)
+            read = sample_reader(data, near.data, plan).read
             readers |= {row: (read, row - run[0]) for row in run}
         return [read(row) for read, row in (readers[row] for row in rows)]
 

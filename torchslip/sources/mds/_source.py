@@ -13,23 +13,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from torchslip.errors import FormatError, MissingDependencyError, SampleError
+from torchslip.errors import MissingDependencyError, SampleError
 from torchslip.sources._field_index import FieldIndex, index_values
-from torchslip.sources._source import FieldKind, Record, Schema, checked_indices
+from torchslip.sources._source import Record, Schema, checked_indices, image_fields
 from torchslip.sources.mds._cached import CachedShards
 from torchslip.sources.mds._encodings import parse_encoding
 from torchslip.sources.mds._files import Place, ShardFiles
 from torchslip.sources.mds._hashing import HASHES
 from torchslip.sources.mds._index import INDEX_NAME, Index
-from torchslip.sources.mds._layout import Layout
 from torchslip.sources.mds._pinned import check_pinned, open_place
-from torchslip.sources.mds._shard import FieldPlan, open_shard, read_sizes
+from torchslip.sources.mds._schema import read_schema
+from torchslip.sources.mds._shard import FieldPlan, ShardReader, open_shard, read_sizes
 from torchslip.sources.mds._sidecar import Sidecar, cached_index, find_sidecar
 from torchslip.sources.mds._split_shard import open_split_shard
 from torchslip.storage import LocalFolder, NodeCache
 
 __all__ = ["MDS"]
 
+# The two functions of a `ShardReader`.
+_READ, _LEND = 0, 1
 # Shards that the cache cannot keep.
 _MAX_IN_MEMORY = 2
 
@@ -123,13 +125,13 @@ class MDS:
         """What `torchslip.pack` knew of the dataset; None if it was written by something else."""
         fields = self.sidecar.fields if self.sidecar is not None else {}
         image_columns = [*image_columns, *(name for name, kind in fields.items() if kind == "image")]
-        self._whole_schema = _schema(self._index, where, None, image_columns, allow_pickle)
-        self._schema = _schema(self._index, where, columns, image_columns, allow_pickle)
+        self._whole_schema = read_schema(self._index, where, None, image_columns, allow_pickle)
+        self._schema = read_schema(self._index, where, columns, image_columns, allow_pickle)
         ends = np.cumsum(self._index.samples)
         self._unsigned_ends = ends.astype(np.uint64)
         self._starts = np.concatenate(([0], ends))
         self._plans: dict[int, FieldPlan] = {}
-        self._opened: dict[int, Callable[[int], Record]] = {}
+        self._opened: dict[int, ShardReader] = {}
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -227,6 +229,13 @@ class MDS:
 
     def fetch(self, indices: Sequence[int]) -> list[Record]:
         """Read records. See `Source.fetch`."""
+        return self._fetch(indices, _READ)
+
+    def lend(self, indices: Sequence[int]) -> list[Record]:
+        """Read records, images as views of the mapped shards. See `Source`."""
+        return self._fetch(indices, _LEND)
+
+    def _fetch(self, indices: Sequence[int], how: int) -> list[Record]:
         ids = np.asarray(indices)
         if ids.dtype != np.int64:
             ids = np.array(checked_indices(indices, len(self)), np.int64)
@@ -234,13 +243,12 @@ class MDS:
         shards = self._unsigned_ends.searchsorted(ids.view(np.uint64), "right")
         rows = ids - self._starts[shards]
         if not (self._in_place or self._opened.keys() >= set(shards.tolist())):
-            return self._fetch_by_shard(indices, shards.tolist(), rows.tolist())
+            return self._fetch_by_shard(indices, shards.tolist(), rows.tolist(), how)
         find = self._opened.get
         records: list[Record] = []
         try:
             for shard, row in zip(shards.tolist(), rows.tolist(), strict=True):
-                read = find(shard) or self._open(shard)
-                records.append(read(row))
+                records.append((find(shard) or self._open(shard))[how](row))
         except MissingDependencyError:
             raise
         except Exception as error:  # damaged bytes can fail in the decoder of any column
@@ -266,7 +274,7 @@ class MDS:
             self._close([shard for shard in list(self._places) if shard not in wanted_now])
         return True
 
-    def _fetch_by_shard(self, indices: Sequence[int], shards: list[int], rows: list[int]) -> list[Record]:
+    def _fetch_by_shard(self, indices: Sequence[int], shards: list[int], rows: list[int], how: int) -> list[Record]:
         """For shards that take long to open: one after the other, and ranges of several at a time."""
         places: dict[int, list[int]] = {}
         for place, shard in enumerate(shards):
@@ -286,7 +294,7 @@ class MDS:
                     for place, record in zip(places[shard], ranges[shard].result(), strict=True):
                         records[place] = record
                 else:
-                    read = self._opened.get(shard) or self._open(shard)
+                    read = (self._opened.get(shard) or self._open(shard))[how]
                     for place in places[shard]:
                         records[place] = read(rows[place])
             except MissingDependencyError:
@@ -314,15 +322,15 @@ class MDS:
     def _let_go(self) -> None:
         self._close([shard for shard, place in list(self._places.items()) if place == "cache"])
 
-    def _open(self, shard: int) -> Callable[[int], Record]:
+    def _open(self, shard: int) -> ShardReader:
         info = self._index[shard]
         if info.layout.format == "mds":
             plan = self._plan(int(self._index.layout_numbers[shard]))
             data, place = self._files.open(info, "data", sparse=plan.leaves_out, let_go=self._let_go)
-            read = open_shard(data, info.samples, plan)
+            reader = open_shard(data, info.samples, plan)
         else:
             (data, place), (meta, _) = (self._files.open(info, part, let_go=self._let_go) for part in ("data", "meta"))
-            read = open_split_shard(data, meta, info.samples, info.layout, self._schema)
+            reader = open_split_shard(data, meta, info.samples, info.layout, self._schema)
         if not self._in_place:
             self._shards().opened(shard)
             in_memory = [each for each, at in list(self._places.items()) if at == "memory"]
@@ -332,8 +340,8 @@ class MDS:
         # The oldest go first: a map holds a file descriptor, and the kernel limits the number of maps.
         while len(self._opened) >= _max_opened():
             self._opened.pop(next(iter(self._opened)), None)
-        self._opened[shard] = read
-        return read
+        self._opened[shard] = reader
+        return reader
 
     def _plan(self, number: int) -> FieldPlan:
         if number not in self._plans:
@@ -344,7 +352,7 @@ class MDS:
                 for name, encoding in encodings
                 if (self._allow_pickle if encoding.name == "pkl" else self._decoded)
             }
-            self._plans[number] = FieldPlan(encodings, self._schema, convert)
+            self._plans[number] = FieldPlan(encodings, self._schema, convert, image_fields(self._schema))
         return self._plans[number]
 
 
@@ -356,35 +364,6 @@ def _max_opened() -> int:
     except ImportError:
         return 512
     return max(8, min(16_384, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
-
-
-def _schema(
-    index: Index, where: str, columns: Sequence[str] | None, image_columns: Sequence[str], allow_pickle: bool
-) -> dict[str, FieldKind]:
-    schemas = [_layout_schema(layout, image_columns, allow_pickle) for layout in index.layouts]
-    for other in schemas[1:]:
-        if other != schemas[0]:
-            raise FormatError(f"The shards do not have the same columns: {schemas[0]} and {other}: {where}")
-    schema = schemas[0] if schemas else {}
-    for name in (*(columns or ()), *image_columns) if schemas else ():
-        if name not in schema:
-            raise ValueError(f"There is no column {name!r}; the dataset has {', '.join(schema)}.")
-    return {name: kind for name, kind in schema.items() if columns is None or name in columns}
-
-
-def _layout_schema(layout: Layout, image_columns: Sequence[str], allow_pickle: bool) -> dict[str, FieldKind]:
-    schema: dict[str, FieldKind] = {}
-    for name, encoding in layout.columns:
-        # The text formats have an encoding that mds has not, called as its kind.
-        kind: FieldKind = "float" if encoding == "float" else parse_encoding(encoding).kind
-        if name in image_columns:
-            if encoding != "bytes" and kind != "image":
-                raise ValueError(f"The column {name!r} has encoding {encoding}; only bytes can be declared images.")
-            kind = "image"
-        elif encoding == "pkl" and allow_pickle:
-            kind = "json"
-        schema[name] = kind
-    return schema
 
 
 def _check_hashes(index: Index, validate_hash: bool | str, where: str) -> None:

@@ -18,7 +18,7 @@ from torchslip.errors import FormatError
 from torchslip.sources._source import Record
 from torchslip.sources.mds._files import Bytes
 from torchslip.sources.mds._layout import Layout
-from torchslip.sources.mds._shard import checked_offsets
+from torchslip.sources.mds._shard import ShardReader, checked_offsets
 
 __all__ = ["open_split_shard"]
 
@@ -26,10 +26,8 @@ _TYPES: dict[str, Callable[[Any], Any]] = {"str": str, "int": int, "float": floa
 _JSON_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 
 
-def open_split_shard(
-    data: Bytes, meta: Bytes, samples: int, layout: Layout, wanted: Collection[str]
-) -> Callable[[int], Record]:
-    """Random access to the samples of one shard: a function from a sample's row, which must be there, to its record.
+def open_split_shard(data: Bytes, meta: Bytes, samples: int, layout: Layout, wanted: Collection[str]) -> ShardReader:
+    """Random access to the samples of one shard.
 
     Args:
         data: The file of lines.
@@ -40,7 +38,7 @@ def open_split_shard(
 
     Raises:
         FormatError: If number and offsets of the samples contradict the index or the size of the files; from the
-            function, if a line does not have the columns.
+            functions, if a line does not have the columns.
     """
     offsets = checked_offsets(meta, samples, first=0, last=len(data))
     parse = _parse_json if layout.format == "json" else _split
@@ -50,7 +48,7 @@ def open_split_shard(
         values = parse(data[offsets[row] : offsets[row + 1]].decode(), layout)
         return {name: convert(values[name]) for name, convert in fields}
 
-    return read
+    return ShardReader(read, read)
 
 
 def _parse_json(line: str, layout: Layout) -> dict[str, Any]:
