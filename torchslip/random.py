@@ -58,14 +58,17 @@ def philox4x32(counter: npt.NDArray[np.uint32], key: int) -> npt.NDArray[np.uint
     return np.stack((c0, c1, c2, c3), axis=-1).astype(np.uint32)
 
 
-def uniform(sample_ids: npt.NDArray[np.int64], *, key: int, epoch: int, block: int = 0) -> npt.NDArray[np.float64]:
+def uniform(
+    sample_ids: npt.NDArray[np.int64], *, key: int, epoch: int, block: int | npt.NDArray[np.int64] = 0
+) -> npt.NDArray[np.float64]:
     """Four numbers in [0, 1) for each sample.
 
     Args:
         sample_ids: int64 ``[N]``.
         key: From `derive_key`: the seed and the operation.
         epoch: 0 to 2**32 - 1.
-        block: Which four numbers of the sample's sequence: 0 for the first four, 1 for the next four, ...
+        block: Which four numbers of the sample's sequence: 0 for the first four, 1 for the next four, ...; for each
+            sample the same, or int64 ``[N]``.
 
     Returns:
         float64 ``[N, 4]``, multiples of 2**-32.

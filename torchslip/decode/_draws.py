@@ -32,10 +32,19 @@ class Draws:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def block(self, number: int, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[np.float64]:
-        """Numbers 4 * `number` to 4 * `number` + 3 of every sample: float64 ``[B, 4]`` in [0, 1), or only of `rows`."""
-        ids = self._ids if rows is None else self._ids[rows]
-        return uniform(ids, key=self._key, epoch=self._epoch, block=number)
+    def block(self, number: int) -> npt.NDArray[np.float64]:
+        """Numbers 4 * `number` to 4 * `number` + 3 of every sample: float64 ``[B, 4]`` in [0, 1)."""
+        return uniform(self._ids, key=self._key, epoch=self._epoch, block=number)
+
+    def blocks(self, begin: int, end: int, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """The blocks from `begin` to before `end` of these rows, one behind the other: float64 ``[rows, 4 * blocks]``.
+
+        Made all at once, because numpy takes as long for ten rows as for a hundred.
+        """
+        numbers = np.arange(begin, end)
+        ids = np.repeat(self._ids[rows], len(numbers))
+        values = uniform(ids, key=self._key, epoch=self._epoch, block=np.tile(numbers, len(rows)))
+        return values.reshape(len(rows), 4 * len(numbers))
 
     def of_batch(self) -> npt.NDArray[np.float64]:
         """Four numbers that are equal for all samples of the global batch: float64 ``[4]`` in [0, 1)."""

@@ -69,9 +69,9 @@ class RandomResizedCrop(_RandomCrop):
         position, left = numbers[:, :2], numbers[:, 2:]
         crops = np.empty_like(sizes)
         todo = np.arange(len(sizes))
-        for attempt in range(_TRIES):
+        for _ in range(_TRIES):
             if not left.shape[1]:
-                left = draws.block((attempt + 1) // 2, todo)
+                left = draws.blocks(1, 1 + _TRIES // 2, todo)
             drawn = self._draw(sizes[todo], left[:, :2])
             fits = ((drawn > 0) & (drawn <= sizes[todo])).all(axis=1)
             crops[todo[fits]] = drawn[fits]
