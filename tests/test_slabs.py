@@ -192,3 +192,26 @@ def test_another_sharing_strategy_works_too(picture_folder):
     finally:
         torch.multiprocessing.set_sharing_strategy(strategy)
     assert same(found, expected(picture_folder))
+
+
+@linux
+def test_bytes_of_a_dataset_with_a_cap_leave_little_idle_memory(tmp_path):
+    (tmp_path / "files").mkdir()
+    for number in range(64):
+        (tmp_path / "files" / f"{number:02}.bin").write_bytes(bytes([number]) * 1_000_000)
+    cap = 32 << 20
+    dataset = ts.BytesDataset(
+        tmp_path / "files", batch_size=4, constraints=ts.Constraints(max_inflight_bytes=cap), autotune=False
+    )
+    loader = ts.DataLoader(dataset, num_workers=2, persistent_workers=True)
+    for _ in range(2):
+        held = [batch.sample(0)[:1].tobytes()[0] for batch in loader]
+        assert sorted(held) == list(range(0, 64, 4))
+        idle = sum(allocated(worker.pid) for worker in loader._iterator._workers)
+        assert idle <= cap // 4 + (1 << 20)
+
+
+def allocated(pid):
+    """Bytes of the slabs that a process has open."""
+    files = {slab_of(file): file for file in Path(f"/proc/{pid}/fd").iterdir()}
+    return sum(file.stat().st_blocks * 512 for inode, file in files.items() if inode is not None)

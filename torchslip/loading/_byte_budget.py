@@ -194,6 +194,11 @@ class ByteBudget:
 
     # -- the side of the producers
 
+    @property
+    def workers(self) -> int:
+        """How many processes share it in this pass."""
+        return self._count
+
     def begin(self, token: int, *, worker: int = 0, workers: int = 1) -> None:
         """This process begins a pass.
 

@@ -59,12 +59,17 @@ def empty_pictures(shapes: Sequence[PictureShape], *, spare: bool = False) -> li
     return [empty_bytes(shape.size_bytes).as_strided(shape.sizes, shape.strides) for shape in shapes]
 
 
-def empty_bytes(count: int) -> torch.Tensor:
-    """Uninitialised uint8 ``[count]``; in a worker process in shared memory, see `empty_pictures`."""
+def empty_bytes(count: int, *, keep_bytes: int | None = None) -> torch.Tensor:
+    """Uninitialised uint8 ``[count]``; in a worker process in shared memory, see `empty_pictures`.
+
+    Args:
+        count: How many.
+        keep_bytes: How much shared memory may be kept for what comes next; default: as much as is in use.
+    """
     if not _in_worker() or not count:
         return torch.empty(count, dtype=torch.uint8)
     if slabs_available():
-        return empty_in_slab([((count,), (1,))], spare=True)[0]
+        return empty_in_slab([((count,), (1,))], spare=True, keep_bytes=keep_bytes)[0]
     storage = torch.UntypedStorage._new_shared(count, device="cpu")  # type: ignore[no-untyped-call]
     memory: torch.Tensor = torch.empty(0, dtype=torch.uint8).set_(storage)
     return memory

@@ -25,6 +25,7 @@ from torchslip.loading._byte_reader import ByteReader, Fill
 from torchslip.loading._bytes_batch import BytesBatch
 from torchslip.loading._memory import empty_bytes
 from torchslip.loading._pages import Pages
+from torchslip.loading._slabs import first_bytes
 
 __all__ = ["Job", "Pipeline"]
 
@@ -102,8 +103,10 @@ class Pipeline:
         )
         self._meter = _Meter()
         budget.report_knobs(autotune.knobs, autotune.adjustments)
-        pages = Pages(budget.limits.max_inflight_bytes // 16)
-        self._memory: Callable[[int], torch.Tensor] = pages.take if consumer_here else empty_bytes
+        inflight_bytes = budget.limits.max_inflight_bytes
+        # What lies idle is not in the account, so it is bounded.
+        shared = partial(empty_bytes, keep_bytes=inflight_bytes // 4 // budget.workers)
+        self._memory: Callable[[int], torch.Tensor] = Pages(inflight_bytes // 16).take if consumer_here else shared
         self._dispatcher = threading.Thread(target=self._dispatch, name="torchslip-plan", daemon=True)
         self._dispatcher.start()
 
@@ -248,7 +251,7 @@ class Pipeline:
 
         def finish() -> BytesBatch:
             offsets = fill.compact()
-            return _batch(job, memory[: offsets[-1]], offsets, fill.labels)
+            return _batch(job, first_bytes(memory, offsets[-1]), offsets, fill.labels)
 
         return _Build(job, lease, [partial(read, lane) for lane in lanes], finish, len(lanes))
 

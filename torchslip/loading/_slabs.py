@@ -35,7 +35,7 @@ import numpy as np
 import torch
 import torch.multiprocessing
 
-__all__ = ["by_value", "empty_in_slab", "slabs_available"]
+__all__ = ["by_value", "empty_in_slab", "first_bytes", "slabs_available"]
 
 _HEADER_BYTES = 4096
 _ALIGNMENT = 64
@@ -66,25 +66,39 @@ def _descriptors_are_visible() -> bool:
         return False
 
 
-def empty_in_slab(layouts: Sequence[Layout], *, spare: bool = False) -> list[torch.Tensor]:
+def empty_in_slab(
+    layouts: Sequence[Layout], *, spare: bool = False, keep_bytes: int | None = None
+) -> list[torch.Tensor]:
     """Uninitialised uint8 tensors that share a slab of this process.
 
     Args:
         layouts: Shape and strides of each.
         spare: Choose a somewhat larger slab, because what comes next may be somewhat larger.
+        keep_bytes: Slabs beyond so many bytes are transient: the receiver gives their pages back to the system.
     """
     global _pool
     if _pool is None or _pool.pid != os.getpid():
         _pool = _Pool()
     sizes = [_size_of(shape) for shape, _ in layouts]
     offsets = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]).tolist()
-    filling = _Filling(_pool.take(_with_spare(offsets[-1]) if spare else offsets[-1]))
-    tensors: list[torch.Tensor] = []
-    for (shape, strides), offset in zip(layouts, offsets, strict=False):
-        tensor = _over(filling.memory, offset, shape, strides).as_subclass(_SlabTensor)
-        tensor._filling, tensor._offset = filling, offset
-        tensors.append(tensor)
-    return tensors
+    filling = _Filling(_pool.take(offsets[-1], spare=spare, keep_bytes=keep_bytes))
+    return [
+        _slab_tensor(filling, offset, shape, strides)
+        for (shape, strides), offset in zip(layouts, offsets, strict=False)
+    ]
+
+
+def first_bytes(memory: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` bytes of a tensor of bytes; in a slab, if that is."""
+    if not isinstance(memory, _SlabTensor):
+        return memory[:count]
+    return _slab_tensor(memory._filling, memory._offset, (count,), (1,))
+
+
+def _slab_tensor(filling: _Filling, offset: int, shape: Sequence[int], strides: Sequence[int]) -> _SlabTensor:
+    tensor = _over(filling.memory, offset, shape, strides).as_subclass(_SlabTensor)
+    tensor._filling, tensor._offset = filling, offset
+    return tensor
 
 
 def _size_of(shape: Sequence[int]) -> int:
@@ -103,8 +117,8 @@ def _with_spare(size: int) -> int:
 class _Slab:
     """One segment, in the process that writes it."""
 
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+    def __init__(self, size_bytes: int, *, transient: bool) -> None:
+        self.size_bytes, self.transient = size_bytes, transient
         self.taken = 0  # the number of the latest taking from the pool
         self.fd = os.memfd_create("torchslip", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, _HEADER_BYTES + size_bytes)
@@ -130,12 +144,12 @@ class _Slab:
     def _release(self) -> None:
         self._in_use = False
 
-    def send(self) -> tuple[int, int, int, int, int]:
+    def send(self) -> tuple[int, int, int, int, int, bool]:
         """What a receiver has to know."""
         # With two receivers, nobody knows when the last of them has opened it, or is done.
         self._is_shared |= self._sent == self._fillings
         self._sent = self._fillings
-        return os.getpid(), self.fd, os.fstat(self.fd).st_ino, self.size_bytes, self._fillings
+        return os.getpid(), self.fd, os.fstat(self.fd).st_ino, self.size_bytes, self._fillings, self.transient
 
     @property
     def is_free(self) -> bool:
@@ -182,19 +196,29 @@ class _Pool:
         self._slabs: list[_Slab] = []
         self._retired: list[_Slab] = []
 
-    def take(self, size_bytes: int) -> _Slab:
-        """A slab that is free and has at least this size."""
+    def take(self, size_bytes: int, *, spare: bool, keep_bytes: int | None) -> _Slab:
+        """A slab that is free and has at least this size. See `empty_in_slab`."""
         self._takings += 1
         self._retired = [slab for slab in self._retired if not slab.is_free and not slab.is_lost]
         oldest = self._takings - _MAX_IDLE
-        self._slabs = [each for each in self._slabs if not (each.is_lost or (each.is_free and each.taken < oldest))]
+        self._slabs = [
+            each
+            for each in self._slabs
+            if not (each.is_lost or (each.is_free and (each.transient or each.taken < oldest)))
+        ]
         fitting = [
             slab for slab in self._slabs if slab.is_free and size_bytes <= slab.size_bytes <= _MAX_SLACK * size_bytes
         ]
         if fitting:
             slab = min(fitting, key=lambda each: (each.size_bytes, -each.taken))
         else:
-            self._slabs.append(slab := _Slab(size_bytes))
+            size = _with_spare(size_bytes) if spare else size_bytes
+            kept = sum(each.size_bytes for each in self._slabs if not each.transient)
+            if keep_bytes is None or kept + size <= keep_bytes:
+                slab = _Slab(size, transient=False)
+            else:
+                slab = _Slab(size_bytes, transient=True)
+            self._slabs.append(slab)
         slab.taken = self._takings
         return slab
 
@@ -207,15 +231,18 @@ class _Pool:
 class _Receipt:
     """A slab that this process received and has not given back."""
 
-    def __init__(self, returned: ctypes.c_int64, sending: int) -> None:
-        self._returned, self._sending, self._pid = returned, sending, os.getpid()
+    def __init__(self, mapped: mmap.mmap, filling: int, *, transient: bool) -> None:
+        self._mapped, self._filling, self._transient, self._pid = mapped, filling, transient, os.getpid()
+        self._returned = ctypes.c_int64.from_buffer(mapped)
         _receipts.add(self)
 
     def give_back(self) -> None:
         # A fork has a copy of every tensor, whose end means nothing to the worker.
         if self._pid == os.getpid() and self in _receipts:
             _receipts.discard(self)
-            self._returned.value = self._sending
+            if self._transient:
+                self._mapped.madvise(mmap.MADV_REMOVE, _HEADER_BYTES)
+            self._returned.value = self._filling
 
     def lose(self) -> None:
         """Never give it back."""
@@ -231,7 +258,7 @@ def _send(tensor: _SlabTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, 
     return _arrive, (tensor._filling, tensor._offset, tuple(tensor.shape), tensor.stride())
 
 
-def _open(pid: int, fd: int, inode: int, size_bytes: int, filling: int) -> Any:
+def _open(pid: int, fd: int, inode: int, size_bytes: int, filling: int, transient: bool) -> Any:
     """The memory of a slab of another process; given back when nothing refers to it any more."""
     descriptor = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -241,7 +268,7 @@ def _open(pid: int, fd: int, inode: int, size_bytes: int, filling: int) -> Any:
     finally:
         os.close(descriptor)
     memory = (ctypes.c_uint8 * size_bytes).from_buffer(mapped, _HEADER_BYTES)
-    receipt = _Receipt(ctypes.c_int64.from_buffer(mapped), filling)
+    receipt = _Receipt(mapped, filling, transient=transient)
     weakref.finalize(memory, receipt.give_back).atexit = False
     return memory
 
