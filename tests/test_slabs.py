@@ -215,3 +215,14 @@ def allocated(pid):
     """Bytes of the slabs that a process has open."""
     files = {slab_of(file): file for file in Path(f"/proc/{pid}/fd").iterdir()}
     return sum(file.stat().st_blocks * 512 for inode, file in files.items() if inode is not None)
+
+
+@linux
+def test_batches_take_no_room_in_dev_shm(picture_folder):
+    # Containers often have only 64 MB there.
+    views = {"crop": ts.RandomResizedCrop(64), "whole": ts.Decode()}
+    loader = ts.DataLoader(make(picture_folder, views=views), num_workers=1, persistent_workers=True)
+    for batch in loader:
+        assert batch["crop"].shape == (len(batch["whole"]), 3, 64, 64)
+        pids = [os.getpid(), *(worker.pid for worker in loader._iterator._workers)]
+        assert not any("/dev/shm/torch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids)

@@ -339,7 +339,8 @@ class MDS:
             self._places[shard] = place
         # The oldest go first: a map holds a file descriptor, and the kernel limits the number of maps.
         while len(self._opened) >= _max_opened():
-            self._opened.pop(next(iter(self._opened)), None)
+            # From a copy, because other threads open shards too.
+            self._opened.pop(next(iter(tuple(self._opened)), shard), None)
         self._opened[shard] = reader
         return reader
 
