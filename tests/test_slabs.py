@@ -224,5 +224,6 @@ def test_batches_take_no_room_in_dev_shm(picture_folder):
     loader = ts.DataLoader(make(picture_folder, views=views), num_workers=1, persistent_workers=True)
     for batch in loader:
         assert batch["crop"].shape == (len(batch["whole"]), 3, 64, 64)
-        pids = [os.getpid(), *(worker.pid for worker in loader._iterator._workers)]
-        assert not any("/dev/shm/torch" in Path(f"/proc/{pid}/maps").read_text() for pid in pids)
+        (worker,) = loader._iterator._workers
+        for pid in (os.getpid(), worker.pid):
+            assert f"/dev/shm/torch_{worker.pid}_" not in Path(f"/proc/{pid}/maps").read_text()

@@ -13,6 +13,7 @@ import torch
 from torchslip.decode import Decoder, Draws, Encoded, Header, Output, Placement, View
 from torchslip.loading._encoded import EncodedPictures, EncodedView
 from torchslip.loading._memory import PictureShape, empty_bytes, empty_pictures
+from torchslip.loading._slabs import in_same_slab
 
 __all__ = ["GatheredPictures", "NamedView", "Part", "Pictures", "boxes_of", "parts_of"]
 
@@ -122,7 +123,8 @@ class Pictures:
         singles = iter(empty_pictures(shapes, spare=True))
         for number in numbers:
             for row in rows:
-                self._outputs[number][row] = next(singles)[0]
+                single = next(singles)
+                self._outputs[number][row] = in_same_slab(single[0], single)
 
     def in_batch(self, *, with_boxes: bool) -> dict[str, Any]:
         """Batch key to tensor or list of tensors, and the boxes if asked for."""

@@ -25,7 +25,7 @@ from torchslip.loading._byte_reader import ByteReader, Fill
 from torchslip.loading._bytes_batch import BytesBatch
 from torchslip.loading._memory import empty_bytes
 from torchslip.loading._pages import Pages
-from torchslip.loading._slabs import first_bytes
+from torchslip.loading._slabs import in_same_slab
 
 __all__ = ["Job", "Pipeline"]
 
@@ -251,7 +251,7 @@ class Pipeline:
 
         def finish() -> BytesBatch:
             offsets = fill.compact()
-            return _batch(job, first_bytes(memory, offsets[-1]), offsets, fill.labels)
+            return _batch(job, in_same_slab(memory[: offsets[-1]], memory), offsets, fill.labels)
 
         return _Build(job, lease, [partial(read, lane) for lane in lanes], finish, len(lanes))
 

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 import torch.multiprocessing
 
-__all__ = ["by_value", "empty_in_slab", "first_bytes", "slabs_available"]
+__all__ = ["by_value", "empty_in_slab", "in_same_slab", "slabs_available"]
 
 _HEADER_BYTES = 4096
 _ALIGNMENT = 64
@@ -88,11 +88,11 @@ def empty_in_slab(
     ]
 
 
-def first_bytes(memory: torch.Tensor, count: int) -> torch.Tensor:
-    """The first `count` bytes of a tensor of bytes; in a slab, if that is."""
-    if not isinstance(memory, _SlabTensor):
-        return memory[:count]
-    return _slab_tensor(memory._filling, memory._offset, (count,), (1,))
+def in_same_slab(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """`part`, a view without gaps of `whole`, which goes to another process in the slab of that, if it has one."""
+    if not isinstance(whole, _SlabTensor):
+        return part
+    return _slab_tensor(whole._filling, whole._offset + int(part.storage_offset()), part.shape, part.stride())
 
 
 def _slab_tensor(filling: _Filling, offset: int, shape: Sequence[int], strides: Sequence[int]) -> _SlabTensor:
