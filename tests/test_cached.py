@@ -347,8 +347,8 @@ def test_a_killed_uploader_leaves_no_index_and_the_next_one_finishes(context, op
             process.kill()
             process.join(30)
             proxy.set()
-            whole = {*contents(root / name)} <= {*there.names()}
-            assert whole or "index.json" not in there.names()
+            uploaded = {*there.names()}  # once: the last request of who was killed may just be under way
+            assert {*contents(root / name)} <= uploaded or "index.json" not in uploaded
             if not killed:
                 assert process.exitcode == 0
             if "index.json" in there.names():
