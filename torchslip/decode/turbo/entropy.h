@@ -11,6 +11,9 @@
 #define LOOKUP_BITS 10
 #define LOOKUPS (1 << LOOKUP_BITS)
 
+/* Bits that are taken at once: of 56, there are enough for a lookup after two of them. */
+#define MAX_LENGTH 21
+
 /* What the end of a block adds to the index of a coefficient, and what a lookup that cannot be taken at once does. */
 #define END_OF_BLOCK 128
 #define APART 64

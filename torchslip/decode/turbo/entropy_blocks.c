@@ -28,6 +28,7 @@ static __attribute__((noinline)) bool take_one(Context *context, Bits *at, const
     if (code == 0) entropy_refuse(context);
     const int value = value_of(at->bits << length, size);
     take(at, length + size);
+    refill(at);
     if (!table->dc && is_end(symbol)) return true;
     if (!table->dc) *k += (unsigned)symbol >> 4;
     if (*k > 63) entropy_refuse(context);
@@ -38,10 +39,11 @@ static __attribute__((noinline)) bool take_one(Context *context, Bits *at, const
 /* The coefficients of one lookup, of at most 31 bits, from index `k` on. Whether the block ends with them. Nothing but
  * the DC coefficient is stored if `all` is false. */
 static inline __attribute__((always_inline)) bool take_some(Context *context, Bits *at, const Table *table, unsigned *k,
-                                                            JCOEF *block, bool all, bool dc) {
+                                                            JCOEF *block, bool all, bool dc, bool load) {
     const Entry entry = table->entries[lookup_of(at)];
     const unsigned last = *k + entry.last;
 
+    if (load) refill(at);
     if (__builtin_expect(is_apart(last), 0)) {
         /* Copies, so that these here stay in registers. */
         Bits bits = *at;
@@ -72,18 +74,17 @@ static inline __attribute__((always_inline)) void take_block(Context *context, B
     const Table *ac = place->ac;
     unsigned k = 0;
 
-    refill(at);
-    if (take_some(context, at, place->dc, &k, block, all, true)) return;
+    if (take_some(context, at, place->dc, &k, block, all, true, true)) return;
     for (;;) {
-        if (take_some(context, at, ac, &k, block, all, false)) return;
-        refill(at);
-        if (take_some(context, at, ac, &k, block, all, false)) return;
+        if (take_some(context, at, ac, &k, block, all, false, false)) return;
+        if (take_some(context, at, ac, &k, block, all, false, true)) return;
     }
 }
 
 void mcu_decode(Context *context, struct Entropy *entropy, JBLOCKROW *blocks) {
     Bits at = entropy->at;
 
+    refill(&at);
     for (int i = 0; i < entropy->blocks; i++) {
         const Place *place = &entropy->places[i];
         JCOEF *block = *blocks[i];
@@ -102,6 +103,7 @@ void mcus_pass(Context *context, struct Entropy *entropy, int64_t count) {
     Bits at = entropy->at;
     JCOEF block[DCTSIZE2];
 
+    refill(&at);
     for (; count > 0; count--) {
         for (int i = 0; i < entropy->blocks; i++) {
             const Place *place = &entropy->places[i];

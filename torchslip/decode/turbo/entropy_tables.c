@@ -37,7 +37,7 @@ static Entry make_entry(const Table *table, unsigned lookup) {
     const int begin = code & 255, end = begin + size; /* of the value */
     Entry entry = {.last = APART};
 
-    if (code == 0) return entry;
+    if (code == 0 || end > MAX_LENGTH) return entry;
     entry.length = (uint8_t)end;
     if (!table->dc && is_end(symbol)) {
         entry.last = END_OF_BLOCK;
@@ -49,7 +49,7 @@ static Entry make_entry(const Table *table, unsigned lookup) {
     const int code_2 = table->then->codes[lookup << end & (LOOKUPS - 1)], symbol_2 = code_2 >> 8;
     const int begin_2 = end + (code_2 & 255), size_2 = symbol_2 & 15;
     const int value = value_of((uint64_t)lookup << (64 - LOOKUP_BITS + begin), size);
-    if (code_2 == 0 || begin_2 > LOOKUP_BITS || value != (int8_t)value) return entry;
+    if (code_2 == 0 || begin_2 > LOOKUP_BITS || begin_2 + size_2 > MAX_LENGTH || value != (int8_t)value) return entry;
     entry.value = (int8_t)value;
     entry.last = (uint8_t)(run + 1 + (is_end(symbol_2) ? END_OF_BLOCK : symbol_2 >> 4));
     entry.run_size = (uint8_t)(run | size_2 << 4);
