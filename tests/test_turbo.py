@@ -107,6 +107,37 @@ def test_our_entropy_decoder_gives_the_bytes_of_libjpegs(subsampling, restarts, 
     assert equal(decode(images, *placements), ours)
 
 
+def contents(name: str) -> np.ndarray:
+    """uint8 ``[211, 283]``: what makes long codes, full blocks, empty blocks, and large differences between blocks."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:211, :283]
+    pixels = {
+        "noise": rng.integers(0, 256, y.shape),
+        "flat": np.full(y.shape, 90),
+        "blocks": 255 * ((x // 8 + y // 8) % 2),
+        "pixels": 255 * ((x + y) % 2),
+        "specks": 255 * (rng.random(y.shape) < 0.003),
+        "half": np.where(x < 140, 128 + 60 * np.sin(x * y / 99), rng.integers(0, 256, y.shape)),
+    }
+    return pixels[name].astype(np.uint8)
+
+
+@pytest.mark.parametrize("optimize", [False, True], ids=["usual tables", "own tables"])
+@pytest.mark.parametrize("quality", [5, 60, 100])
+def test_our_entropy_decoder_gives_the_bytes_of_libjpegs_for_extreme_contents(quality, optimize, monkeypatch):
+    images = []
+    for name in ("noise", "flat", "blocks", "pixels", "specks", "half"):
+        for mode in ("L", "RGB"):
+            buffer = io.BytesIO()
+            Image.fromarray(contents(name)).convert(mode).save(buffer, "JPEG", quality=quality, optimize=optimize)
+            images.append(buffer.getvalue())
+    placements = [place(images, view) for view in (ts.RandomResizedCrop(40), ts.CenterCrop(50), ts.Decode())]
+    ours = decode(images, *placements, threads=1)
+    monkeypatch.setenv("TORCHSLIP_TURBO_ENTROPY", "libjpeg")
+
+    assert equal(decode(images, *placements, threads=1), ours)
+
+
 def test_a_tile_between_restart_markers_is_read_without_the_others():
     image = picture(3, width=256, height=256, restart_marker_blocks=4)  # 16 MCUs of 16 pixels in a row
     box = np.array([[130, 140, 40, 40]])

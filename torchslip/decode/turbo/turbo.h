@@ -2,7 +2,7 @@
  *
  *   turbo.c       a batch: threads, contexts, one picture after the other
  *   region.c      a part of one JPEG picture, by libjpeg-turbo
- *   entropy.c     its entropy-coded data, in place of libjpeg's decoder
+ *   entropy.c     its entropy-coded data, in place of libjpeg's decoder: entropy.h, entropy_tables.c, entropy_blocks.c
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
