@@ -251,10 +251,12 @@ bool planes_write_view(Context *context, const Planes *picture, const int64_t *v
 
     paint_border(view, shown, target);
     if (shown.bottom == shown.top) return true;
-    if (!axis_make(&axes[0], &context->temporary, (int)view[TOP], (int)view[HEIGHT], (int)view[RESIZED_HEIGHT],
-                   top + shown.top, top + shown.bottom, 1) ||
-        !axis_make(&axes[1], &context->temporary, (int)view[LEFT], (int)view[WIDTH], (int)view[RESIZED_WIDTH],
-                   left + shown.left, left + shown.right, 1))
+    const Span down = {(int)view[TOP], (int)view[HEIGHT], picture->height};
+    const Span across = {(int)view[LEFT], (int)view[WIDTH], picture->width};
+    if (!axis_make(&axes[0], &context->temporary, down, (int)view[RESIZED_HEIGHT], top + shown.top, top + shown.bottom,
+                   1) ||
+        !axis_make(&axes[1], &context->temporary, across, (int)view[RESIZED_WIDTH], left + shown.left,
+                   left + shown.right, 1))
         return false;
     Plane planes[3] = {{.data = picture->data[0], .stride = picture->width, .rows = &axes[0]}};
     if (!columns_make(&planes[0].columns, &context->plane_columns[0], &axes[1], passes)) return false;

@@ -3,6 +3,7 @@
  *   turbo.c       a batch: threads, contexts, one picture after the other
  *   region.c      a part of one JPEG picture, by libjpeg-turbo
  *   entropy.c     its entropy-coded data, in place of libjpeg's decoder
+ *   scale.c       at which scale the views of a picture are decoded
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
@@ -62,10 +63,14 @@ typedef struct {
     Buffer memory;
 } Axis;
 
-/* `length` pixels from `start` on, resized to `resized`, of which the outputs from `shown_begin` to before `shown_end`
- * are wanted. Positions in `axis` are those of the picture decoded at 1 / `denominator`. False: out of memory. */
-bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized, int shown_begin, int shown_end,
-               int denominator);
+/* `length` pixels from `start` on, of a picture that has `whole`. */
+typedef struct {
+    int start, length, whole;
+} Span;
+
+/* The span resized to `resized`, of which the outputs from `shown_begin` to before `shown_end` are wanted. Positions in
+ * `axis` are those of the picture decoded at 1 / `denominator`. False: out of memory. */
+bool axis_make(Axis *axis, Buffer *temporary, Span span, int resized, int shown_begin, int shown_end, int denominator);
 
 typedef enum { PASSES_BEST, PASSES_PORTABLE } Passes;
 
@@ -147,6 +152,22 @@ void entropy_trim(Context *context);
 void entropy_release(Context *context);
 /* What a view is made of, as the caller says it. */
 enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
+
+/* The largest of 8, 4, 2 and 1 by which the box can be reduced: by 2 where it is at least `least_ratio` times as large as
+ * what it is resized to, by 4 where twice that. 0: never. */
+int choose_denominator(const int64_t *view, double least_ratio);
+
+/* The views of one picture. */
+typedef struct {
+    int64_t views;
+    const int64_t *geometry; /* `stride` numbers from view to view */
+    int64_t stride;
+    int64_t bytes, height; /* of the picture */
+} Decodes;
+
+/* Every view has the denominator that it could take, or 0 if it shows nothing. Makes some smaller where fewer decodes
+ * are less work in sum; returns the ones that remain, or-ed. */
+unsigned join_scales(const Decodes *decodes, int *denominators);
 
 /* The part of an output that is not black: rows and columns of the output. */
 typedef struct {
