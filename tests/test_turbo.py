@@ -80,12 +80,13 @@ def test_any_number_of_threads_gives_the_same_bytes(threads):
     assert equal(decode(images, placement, threads=threads), decode(images, placement, threads=1))
 
 
+@pytest.mark.parametrize("passes", ["portable", "avx2"])
 @pytest.mark.parametrize("size", [37, 96, 224])
-def test_portable_and_vector_passes_give_the_same_bytes(size, monkeypatch):
+def test_portable_and_vector_passes_give_the_same_bytes(size, passes, monkeypatch):
     images = [picture(seed) for seed in range(16)]
     placement = place(images, ts.RandomResizedCrop(size))
     best = decode(images, placement)
-    monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", "portable")
+    monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", passes)
 
     assert equal(decode(images, placement), best)
 

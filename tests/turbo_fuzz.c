@@ -24,7 +24,8 @@ static void fill_contexts(int byte) {
         Context *context = atomic_load(&kept[i]);
         if (context == NULL) continue;
         fill(&context->pixels, byte);
-        fill(&context->middle, byte);
+        fill(&context->room.middle, byte);
+        fill(&context->room.windows, byte);
         fill(&context->packed, byte);
         fill(&context->temporary, byte);
         for (int j = 0; j < 2 * context->views; j++) fill(&context->axes[j].memory, byte);
@@ -129,7 +130,7 @@ int main(int count, char **arguments) {
 
         int64_t geometry[VIEWS][FIELDS], strides[2 * VIEWS][3], views = 1 + draw(VIEWS), length = (int64_t)size;
         uint8_t *outputs[2][2 * VIEWS];
-        int variant = (int)draw(4), other = 1 + (int)draw(3), output = (int)draw(3);
+        int variant = (int)draw(8), other = 1 + (int)draw(7), output = (int)draw(3);
         double least_ratio = draw(3) == 0 ? 0 : 2 + draw(5) / 2.0;
         int64_t bytes_of[2 * VIEWS], parts = output == OUTPUT_PLANES ? 2 * views : views;
         for (int64_t i = 0; i < parts; i++) {

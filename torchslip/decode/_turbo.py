@@ -37,7 +37,7 @@ WHY_NOT_BUILT = _FOLDER / "not_built.txt"
 _INTERFACE_VERSION = 4
 _OUTPUTS: dict[Output, int] = {"rgb": 0, "yuv": 1, "planes": 2}
 _VARIANTS = {
-    "TORCHSLIP_TURBO_PASSES": {"best": 0, "portable": 1},
+    "TORCHSLIP_TURBO_PASSES": {"best": 0, "avx2": 4, "portable": 1},
     "TORCHSLIP_TURBO_ENTROPY": {"own": 0, "libjpeg": 2},
 }
 """Environment variables, their values, and the flags of these: all give the same bytes, the first ones the fastest."""

@@ -7,7 +7,7 @@
 bool columns_make(Columns *columns, Buffer *memory, const Axis *axis, Passes passes) {
     *columns = (Columns){.axis = axis};
 #if defined(__x86_64__)
-    if (use_vectors(passes) && !axis->identity) return columns_make_avx2(columns, memory);
+    if (vectors_of(passes) && !axis->identity) return columns_make_avx2(columns, memory);
 #else
     (void)passes;
 #endif

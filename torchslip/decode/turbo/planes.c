@@ -59,7 +59,7 @@ typedef struct {
     ColorRow *color;
     FineRow *fine;
     SplitRow *split;
-    bool vectors;
+    Vectors vectors;
 } Work;
 
 static void weigh_row(const Plane *plane, uint8_t *output, int row, const Work *work) {
@@ -104,7 +104,7 @@ static bool reserve_bands(Context *context, const Plane *planes, int count, int 
     for (int i = 0; i < count; i++)
         if (middle_stride(&planes[i]) > middle) middle = middle_stride(&planes[i]);
     uint8_t *memory = buffer_reserve(&context->packed, (size_t)wanted * BAND * *stride);
-    if (memory == NULL || buffer_reserve(&context->middle, BAND * middle) == NULL) return false;
+    if (memory == NULL || buffer_reserve(&context->room.middle, BAND * middle) == NULL) return false;
     for (int i = 0; i < wanted; i++) bands[i] = memory + (size_t)i * BAND * *stride;
     return true;
 }
@@ -125,7 +125,7 @@ static bool write_plane(Context *context, const Plane *plane, uint8_t *output, c
     if (!reserve_bands(context, plane, 1, 1, bands, &stride)) return false;
     for (int from = 0; from < plane->rows->count; from += BAND) {
         int count = plane->rows->count - from < BAND ? plane->rows->count - from : BAND;
-        make_band(plane, from, count, context->middle.data, bands[0], stride, work);
+        make_band(plane, from, count, context->room.middle.data, bands[0], stride, work);
         for (int row = 0; row < count; row++)
             write_row(bands[0] + (size_t)row * stride, plane->columns.axis->count,
                       output + (from + row) * strides[1], (ptrdiff_t)strides[2]);
@@ -145,7 +145,7 @@ static bool write_pixels(Context *context, const Plane *planes, int count, uint8
     for (int from = 0; from < height; from += BAND) {
         int rows = height - from < BAND ? height - from : BAND;
         for (int i = 0; i < count; i++)
-            make_band(&planes[i], from, rows, context->middle.data, bands[i], stride, work);
+            make_band(&planes[i], from, rows, context->room.middle.data, bands[i], stride, work);
         for (int row = 0; row < rows; row++) {
             const size_t at = (size_t)row * stride;
             uint8_t *line = output + (from + row) * strides[1];
@@ -214,7 +214,7 @@ static Work choose_work(Passes passes, bool convert) {
                  .fine = fine_row_portable,
                  .split = split_row_portable,
                  .color = convert ? to_rgb_portable : interleave_portable,
-                 .vectors = use_vectors(passes)};
+                 .vectors = vectors_of(passes)};
 #if defined(__x86_64__)
     if (work.vectors) {
         work.rows = plane_rows_avx2;

@@ -52,7 +52,11 @@ static bool is_valid(const int64_t *view, int64_t height, int64_t width) {
            within(view[OUT_HEIGHT], 0, MAX_SIDE) && within(view[OUT_WIDTH], 0, MAX_SIDE);
 }
 
-static Passes passes_of(const Batch *batch) { return (Passes)(batch->variant & VARIANT_PORTABLE_PASSES); }
+static Passes passes_of(const Batch *batch) {
+    return batch->variant & VARIANT_PORTABLE_PASSES ? PASSES_PORTABLE
+           : batch->variant & VARIANT_AVX2_PASSES   ? PASSES_AVX2
+                                                    : PASSES_BEST;
+}
 
 static Target target_of(const Batch *batch, int64_t view, int64_t image) {
     const int64_t index = view * batch->images + image, chroma = index + batch->views * batch->images;
@@ -76,14 +80,14 @@ static bool write_view(Context *context, const Batch *batch, const Region *regio
     paint_border(view, shown, target);
     if (target->output == OUTPUT_RGB && strides[0] == 1 && strides[2] == 3)
         return resize(origin, region->stride, &axes[0], &axes[1],
-                      target->data + shown.top * strides[1] + shown.left * strides[2], strides[1], &context->middle,
+                      target->data + shown.top * strides[1] + shown.left * strides[2], strides[1], &context->room,
                       passes_of(batch));
 
     int height = shown.bottom - shown.top, width = shown.right - shown.left;
     ptrdiff_t stride = (ptrdiff_t)width * 3;
     uint8_t *packed = buffer_reserve(&context->packed, (size_t)height * (size_t)stride);
     if (packed == NULL ||
-        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, passes_of(batch)))
+        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->room, passes_of(batch)))
         return false;
     if (target->output != OUTPUT_RGB) to_yuv(packed, (size_t)height * (size_t)width);
     write_packed(packed, stride, shown, target);
@@ -209,7 +213,8 @@ static void context_release(Context *context) {
     free(context->axes);
     free(context->denominators);
     buffer_release(&context->pixels);
-    buffer_release(&context->middle);
+    buffer_release(&context->room.middle);
+    buffer_release(&context->room.windows);
     buffer_release(&context->packed);
     buffer_release(&context->temporary);
     entropy_release(context);
@@ -258,7 +263,7 @@ static void *work(void *argument) {
             if (!*message) fail(context, "it cannot be decoded");
         }
         buffer_trim(&context->pixels);
-        buffer_trim(&context->middle);
+        buffer_trim(&context->room.middle);
         buffer_trim(&context->packed);
         buffer_trim(&context->temporary);
         entropy_trim(context);

@@ -7,6 +7,7 @@
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
+ *   resize_avx512.c  and with those of newer processors
  *   transcode.c   a JPEG file written again without loss, with restart markers
  *   planes.c      pictures that are stored as planes of Y, Cb and Cr
  *   chroma.c      the filter of their chroma: resampling and libjpeg's interpolation in one
@@ -72,11 +73,17 @@ typedef struct {
  * `axis` are those of the picture decoded at 1 / `denominator`. False: out of memory. */
 bool axis_make(Axis *axis, Buffer *temporary, Span span, int resized, int shown_begin, int shown_end, int denominator);
 
-typedef enum { PASSES_BEST, PASSES_PORTABLE } Passes;
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 9)
+#define HAS_AVX512
+#endif
 
-bool use_vectors(Passes passes);
+/* What the passes are allowed to use; the processor has to have it too. */
+typedef enum { PASSES_BEST, PASSES_PORTABLE, PASSES_AVX2 } Passes;
+typedef enum { VECTORS_NONE, VECTORS_AVX2, VECTORS_AVX512 } Vectors;
+
+Vectors vectors_of(Passes passes);
 /* Flags of turbo_decode, for tests: the same pixels by other means. */
-enum { VARIANT_PORTABLE_PASSES = PASSES_PORTABLE, VARIANT_LIBJPEG_ENTROPY = 2 };
+enum { VARIANT_PORTABLE_PASSES = 1, VARIANT_LIBJPEG_ENTROPY = 2, VARIANT_AVX2_PASSES = 4 };
 
 /* Rows of RGB pixels. `source` is where pixel 0 of the axis would lie, even if only those from `begin` on exist. */
 typedef void HorizontalPass(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
@@ -102,9 +109,32 @@ void vertical_row_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *
                        const Axis *axis, int row);
 #endif
 
+#if defined(HAS_AVX512)
+VerticalPass vertical_avx512;
+void vertical_row_avx512(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t width,
+                         const Axis *axis, int row);
+
+/* A horizontal pass whose weights lie as AVX-512 takes them, for 1 or 3 channels. */
+typedef struct {
+    int channels, bytes, blocks, pairs, shift;
+    const int32_t *bases;
+    const void *steps;
+} Windows;
+/* False: another pass has to do it. */
+bool windows_make(Windows *windows, Buffer *memory, const Axis *axis, int channels);
+/* `source` is where the pixel `axis->begin` lies, with SLACK_BYTES behind the last one. */
+void windowed_rows_avx512(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
+                          int rows, const Windows *windows);
+#endif
+
+/* What a resampling needs room for. */
+typedef struct {
+    Buffer middle, windows;
+} Room;
+
 /* Resamples into `output`. `source` is where pixel (0, 0) of the two axes would lie. False: out of memory. */
 bool resize(const uint8_t *source, ptrdiff_t source_stride, const Axis *rows, const Axis *columns, uint8_t *output,
-            ptrdiff_t output_stride, Buffer *middle, Passes passes);
+            ptrdiff_t output_stride, Room *room, Passes passes);
 
 #define MESSAGE_BYTES JMSG_LENGTH_MAX
 
@@ -119,7 +149,8 @@ typedef struct {
     size_t scan_bytes;
     struct Entropy *entropy;
     bool refused; /* by entropy.c: libjpeg has to decode the picture */
-    Buffer pixels, middle, packed, temporary;
+    Buffer pixels, packed, temporary;
+    Room room;
     Axis plane_axes[4]; /* rows and columns of luma, then of chroma */
     Buffer plane_columns[2];
     Axis *axes; /* two for each view: rows, columns */
