@@ -71,8 +71,14 @@ static void weigh_row(const Plane *plane, uint8_t *output, int row, const Work *
         memcpy(output, source + (rows->begin + row) * plane->stride, (size_t)width);
         return;
     }
+#if defined(HAS_AVX512)
+    if (work->vectors == VECTORS_AVX512) {
+        vertical_row_avx512(source, plane->stride, output, width, rows, row);
+        return;
+    }
+#endif
 #if defined(__x86_64__)
-    if (work->vectors) {
+    if (work->vectors == VECTORS_AVX2) {
         vertical_row_avx2(source, plane->stride, output, width, rows, row);
         return;
     }
@@ -216,12 +222,15 @@ static Work choose_work(Passes passes, bool convert) {
                  .color = convert ? to_rgb_portable : interleave_portable,
                  .vectors = vectors_of(passes)};
 #if defined(__x86_64__)
-    if (work.vectors) {
+    if (work.vectors >= VECTORS_AVX2) {
         work.rows = plane_rows_avx2;
         work.fine = fine_row_avx2;
         work.split = split_row_avx2;
         work.color = convert ? to_rgb_avx2 : interleave_avx2;
     }
+#endif
+#if defined(HAS_AVX512)
+    if (work.vectors == VECTORS_AVX512) work.rows = plane_rows_avx512;
 #endif
     return work;
 }

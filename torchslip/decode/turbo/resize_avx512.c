@@ -166,6 +166,14 @@ AVX512 void windowed_rows_avx512(const uint8_t *source, ptrdiff_t source_stride,
         long_rows(source, source_stride, output, output_stride, rows, windows);
 }
 
+AVX512 void plane_rows_avx512(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
+                              int rows, const Columns *columns) {
+    if (columns->windowed)
+        windowed_rows_avx512(source, source_stride, output, output_stride, rows, &columns->windows);
+    else
+        plane_rows_avx2(source, source_stride, output, output_stride, rows, columns);
+}
+
 /* `pairs` pairs of rows; the row behind the last one stands in with weight 0 where their number is odd. The last vector
  * overlaps the one before it. */
 AVX512 static inline __attribute__((always_inline)) void one_row(const uint8_t *first, ptrdiff_t source_stride,

@@ -243,6 +243,10 @@ bool axis_make_chroma(Axis *axis, Buffer *temporary, const Axis *luma, int facto
  * behind the last; room for `columns_room` bytes is needed in each row of the output. */
 typedef struct {
     const Axis *axis;
+#if defined(HAS_AVX512)
+    Windows windows;
+    bool windowed;
+#endif
     int pairs; /* of taps; 0: the window of a group is too large */
     int dot_taps;
     const int32_t *bases;
@@ -278,6 +282,9 @@ SplitRow split_row_avx2;
 bool columns_make_avx2(Columns *columns, Buffer *memory);
 PlaneRows plane_rows_avx2;
 ColorRow to_rgb_avx2, interleave_avx2;
+#endif
+#if defined(HAS_AVX512)
+PlaneRows plane_rows_avx512;
 #endif
 
 /* RGB pixels become Y, Cb and Cr, in place. */
