@@ -91,18 +91,18 @@ static void fill_reduced(const Filter *filter, const Span *span, int denominator
 
     for (int i = 0; i < filter->taps; i++) exact[i] = 0;
     float *pixel = exact + 1;
-    for (int i = 0, place = from % denominator; i < reach.size; i++, place++) {
-        if (place == denominator) {
-            place = 0;
-            pixel++;
+    for (int i = 0, place = from % denominator; i < reach.size; place = 0, pixel++) {
+        float sum = 0, lean = 0, slope = (((float)place + 0.5f) * step - 0.5f) * (0.5f * SLOPE);
+        for (; place < denominator && i < reach.size; place++, i++, slope += step * (0.5f * SLOPE)) {
+            float weight = 1 - fabsf(((float)i + offset) * inverse);
+            weight = weight > 0 ? weight : 0;
+            sum += weight;
+            lean += weight * slope;
         }
-        float weight = 1 - fabsf(((float)i + offset) * inverse);
-        weight = weight > 0 ? weight : 0;
-        float lean = weight * ((float)place * step + (0.5f * step - 0.5f)) * (0.5f * SLOPE);
         pixel[-1] -= lean;
-        pixel[0] += weight;
+        pixel[0] += sum;
         pixel[1] += lean;
-        total += weight;
+        total += sum;
     }
     /* Beyond the edges of the picture lies what lies at them. */
     if (high > last) {
