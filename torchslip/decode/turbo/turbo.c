@@ -1,4 +1,4 @@
-/* A batch: every picture is decoded once for each scale that its views ask for, and resampled into their places.
+/* A batch: every picture is decoded, once or at several scales, and resampled into the places of its views.
  *
  * The threads of a call take the next picture when they are done with one. They end with the call, so that nothing is
  * in the way of a fork; what they decode with stays for the next call. */
