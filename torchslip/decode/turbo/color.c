@@ -15,6 +15,7 @@ bool columns_make(Columns *columns, Buffer *memory, const Axis *axis, Passes pas
 #if defined(__x86_64__)
     if (vectors >= VECTORS_AVX2) return columns_make_avx2(columns, memory);
 #endif
+    (void)vectors;
     (void)memory;
     return true;
 }
