@@ -23,8 +23,8 @@ ROOT = Path(__file__).parent
 FOLDER = Path("torchslip/decode/turbo")
 LIBRARY, REASON = "libtorchslip_turbo.so", "not_built.txt"
 SOURCES = (
-    *("turbo.c", "region.c", "entropy.c", "entropy_tables.c", "entropy_blocks.c", "transcode.c"),
-    *("weights.c", "resize.c", "resize_x86.c"),
+    *("turbo.c", "region.c", "entropy.c", "entropy_tables.c", "entropy_blocks.c", "scale.c", "transcode.c"),
+    *("weights.c", "resize.c", "resize_x86.c", "resize_avx512.c"),
     *("planes.c", "chroma.c", "fine.c", "color.c", "color_x86.c", "raw.c"),
 )
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra")

@@ -18,6 +18,7 @@ from torchslip.decode import BACKENDS, Draws, Placement, backends, make_decoder,
 from torchslip.errors import SampleError
 
 AVAILABLE = [backend.name for backend in backends() if backend.available]
+SCALING = {backend.name for backend in backends() if "scale" in backend.capabilities}
 VIEWS = {
     "random": ts.RandomResizedCrop(64),
     "wide": ts.RandomResizedCrop((48, 96), scale=(0.3, 1.0)),
@@ -66,8 +67,8 @@ def agrees(backend: str, data: bytes, view: ts.View, sample_id: int = 3) -> bool
     """Whether the pixels are those of the contract in `torchslip.decode.Decoder`."""
     output, placement = decode(backend, data, view, sample_id)
     apart = (output.int() - expected(data, view, placement).int()).abs().float()
-    reduced = (placement.box[:, 2:] >= 4 * placement.resized).all()
-    return bool(apart.mean() <= (2 if reduced else 1) and apart.max() <= (32 if reduced else 8))
+    reduced = backend in SCALING and (placement.box[:, 2:] >= 2 * placement.resized).all()
+    return bool(apart.mean() <= (10 if reduced else 1) and apart.max() <= (96 if reduced else 8))
 
 
 def difference(backend: str, data: bytes, view: ts.View, sample_id: int = 3) -> torch.Tensor:
@@ -186,8 +187,12 @@ def test_several_views_of_one_decode_are_what_each_gives_alone(backend, picture_
     outputs = [[torch.empty(3, *place.size[0].tolist(), dtype=torch.uint8)] for place in placements]
 
     assert not make_decoder(backend).decode([data], [header], placements, outputs)
-    for view, (output,) in zip(VIEWS.values(), outputs, strict=True):
-        assert torch.equal(output, decode(backend, data, view)[0])
+    for view, (output,), place in zip(VIEWS.values(), outputs, placements, strict=True):
+        alone = decode(backend, data, view)[0]
+        if backend in SCALING and (place.box[:, 2:] >= 2 * place.resized).all():  # perhaps at the scale of another
+            assert (output.float() - alone.float()).abs().mean() <= 1
+        else:
+            assert torch.equal(output, alone)
 
 
 @pytest.mark.parametrize("backend", AVAILABLE)

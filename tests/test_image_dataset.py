@@ -170,11 +170,15 @@ def test_named_views_come_from_one_decode_with_their_own_sizes_and_boxes(picture
 
 
 def test_a_view_is_the_same_with_and_without_other_views_beside_it(picture_folder):
+    """Byte for byte, but where a decoder shares a smaller scale between views."""
     view = ts.RandomResizedCrop(16)
-    together = make(picture_folder, views={"a": ts.CenterCrop(8), "image": view})
 
-    for one, two in zip(make(picture_folder, views=view), together, strict=True):
-        assert torch.equal(one["image"], two["image"])
+    for decoder in ("torchvision", "auto"):
+        alone = make(picture_folder, views=view, decoder=decoder)
+        together = make(picture_folder, views={"a": ts.CenterCrop(8), "image": view}, decoder=decoder)
+        for one, two in zip(alone, together, strict=True):
+            apart = (one["image"].int() - two["image"].int()).abs().float()
+            assert apart.mean() <= (10 if decoder == "auto" else 0)
 
 
 def test_the_box_shows_what_was_cropped(picture_folder):

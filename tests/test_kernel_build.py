@@ -33,7 +33,7 @@ def test_it_is_built_or_the_reason_is_left(build, tmp_path: Path):
 
     assert list(tmp_path.iterdir()) == [result]
     if result.suffix == ".so":
-        assert ctypes.CDLL(result).turbo_interface_version() == 3
+        assert ctypes.CDLL(result).turbo_interface_version() == 4
     else:
         assert "was not built" in result.read_text()
 

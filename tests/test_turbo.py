@@ -80,12 +80,13 @@ def test_any_number_of_threads_gives_the_same_bytes(threads):
     assert equal(decode(images, placement, threads=threads), decode(images, placement, threads=1))
 
 
+@pytest.mark.parametrize("passes", ["portable", "avx2"])
 @pytest.mark.parametrize("size", [37, 96, 224])
-def test_portable_and_vector_passes_give_the_same_bytes(size, monkeypatch):
+def test_portable_and_vector_passes_give_the_same_bytes(size, passes, monkeypatch):
     images = [picture(seed) for seed in range(16)]
     placement = place(images, ts.RandomResizedCrop(size))
     best = decode(images, placement)
-    monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", "portable")
+    monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", passes)
 
     assert equal(decode(images, placement), best)
 
@@ -153,14 +154,14 @@ def test_a_tile_between_restart_markers_is_read_without_the_others():
     assert torch.equal(alone, whole)
 
 
-def test_views_together_are_what_each_gives_alone_at_any_scale():
+def test_views_together_are_what_each_gives_alone_at_full_scale():
     images = [picture(seed, width=900, height=700) for seed in range(4)]
     views = (ts.RandomResizedCrop(224), ts.ResizeCrop(20, 20), ts.ResizeCrop(64, (90, 30)), ts.CenterCrop(50))
     placements = [place(images, view) for view in views]
 
-    together = decode(images, *placements)
+    together = decode(images, *placements, scaled_decode=False)
 
-    assert equal(together, [decode(images, placement)[0] for placement in placements])
+    assert equal(together, [decode(images, placement, scaled_decode=False)[0] for placement in placements])
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
@@ -270,15 +271,87 @@ def test_no_picture_shows_anything_of_the_one_before():
     assert equal(decode([bare], box, threads=1), first)
 
 
-def test_only_large_reductions_are_decoded_at_a_smaller_scale():
+def square(image: bytes, side: int, top: int = 0, left: int = 0, crop: int = 640) -> Placement:
+    return Placement.of_crops(np.array([[top, left, crop, crop]]), np.array([[side, side]]))
+
+
+def test_only_crops_of_twice_the_output_are_decoded_at_a_smaller_scale():
     image = picture(3, width=640, height=640, quality=95)
 
-    def differs(side: int) -> bool:
-        placement = Placement.of_crops(np.array([[0, 0, 640, 640]]), np.array([[side, side]]))
-        return not equal(decode([image], placement), decode([image], placement, scaled_decode=False))
+    def differs(side: int, ratio: bool | float = True) -> bool:
+        placement = square(image, side)
+        return not equal(
+            decode([image], placement, scaled_decode=ratio), decode([image], placement, scaled_decode=False)
+        )
 
-    assert not differs(161)
-    assert differs(160) and differs(80) and differs(40)
+    assert not differs(321)
+    assert differs(320) and differs(160) and differs(80)
+    assert not differs(161, ratio=4) and differs(160, ratio=4)
+
+
+def test_a_least_ratio_below_two_is_refused():
+    with pytest.raises(ValueError, match=r"at least 2.*got 1\.5"):
+        TurboDecoder(scaled_decode=1.5)
+
+
+@pytest.mark.parametrize("side", [320, 300, 217, 160, 111, 80, 55])
+def test_smooth_pictures_are_the_same_at_every_scale(side):
+    """Straight slopes and slow waves: a shift of half a pixel, or a second blur, is more than this allows."""
+    y, x = np.mgrid[:640, :640]
+    pixels_of_output = 640 / side
+    waves = 60 * np.sin(x * 2 * np.pi / (8 * pixels_of_output) + 1) + 60 * np.cos(
+        y * 2 * np.pi / (12 * pixels_of_output)
+    )
+    buffer = io.BytesIO()
+    pixels = np.stack((128 + waves, x * 0.2 + y * 0.15 + 20, 250 - x * 0.3), axis=-1)
+    Image.fromarray(pixels.round().astype(np.uint8)).save(buffer, "JPEG", quality=99, subsampling="4:4:4")
+    image = buffer.getvalue()
+
+    for top, left, crop in ((0, 0, 640), (0, 0, max(2 * side, 603)), (37, 35, max(2 * side, 603))):
+        if top + crop > 640:
+            continue
+        placement = square(image, side, top, left, crop)
+        apart = decode([image], placement)[0][0].int() - decode([image], placement, scaled_decode=False)[0][0].int()
+        assert apart.abs().max() <= 3 and apart.abs().float().mean() <= 0.48
+
+
+@pytest.mark.parametrize(
+    ("side", "ratio", "mean", "hardest_mean", "largest"), [(96, 2, 2, 10, 96), (48, 2, 2, 10, 96), (48, 4, 0.6, 3, 32)]
+)
+def test_photographs_at_a_smaller_scale_differ_from_full_scale_by_what_is_said(
+    side, ratio, mean, hardest_mean, largest, photos: Path
+):
+    rng = np.random.default_rng(side)
+    crops = []
+    for path in sorted(photos.glob("*/*/*"))[::8]:
+        image = path.read_bytes()
+        header = read_header(image)
+        if header.components != 3 or min(header.height, header.width) < 1.1 * ratio * side:
+            continue
+        height, width = (int(side * rng.uniform(ratio, 1.1 * ratio)) for _ in range(2))
+        box = [[rng.integers(header.height - height + 1), rng.integers(header.width - width + 1), height, width]]
+        placement = Placement.of_crops(np.array(box), np.array([[side, side]]))
+        scaled, full = (decode([image], placement, scaled_decode=each)[0][0].float() for each in (ratio, False))
+        crops.append((scaled - full).abs())
+
+    assert len(crops) > 60
+    assert np.mean([float(each.mean()) for each in crops]) <= mean
+    assert max(each.mean() for each in crops) <= hardest_mean and max(each.max() for each in crops) <= largest
+
+
+def test_views_share_a_scale_where_that_is_less_work():
+    image = picture(3, width=640, height=640, quality=95)
+    small, native = square(image, 160), square(image, 96, crop=96)
+
+    together = decode([image], small, square(image, 640))[0]
+    apart = decode([image], small)[0]
+    exact = decode([image], small, scaled_decode=False)[0]
+    assert equal([together], [exact]) and not equal([together], [apart])
+
+    large = picture(3, width=2000, height=2000, quality=30)
+    whole = square(large, 64, crop=2000)
+    together = decode([large], native, whole)
+    assert equal(together, [decode([large], native)[0], decode([large], whole)[0]])
 
 
 def test_a_dataset_takes_a_decoder_with_options(picture_folder: Path):

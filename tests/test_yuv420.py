@@ -197,11 +197,12 @@ def test_portable_and_vector_passes_give_the_same_bytes(size, output, monkeypatc
     data = [stored(picture(*each, **FORMS[form])) for form in FORMS for each in ((147, 93), (640, 500))]
     views = [ts.RandomResizedCrop(size), ts.ResizeCrop(size // 5, size // 5), ts.ResizeCrop(9, 30)]
     best = [decode("turbo", each, *(place(each, view) for view in views), output=output) for each in data]
-    monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", "portable")
 
-    for each, parts in zip(data, best, strict=True):
-        places = [place(each, view) for view in views]
-        assert not apart(decode("turbo", each, *places, output=output, fill=3), parts)
+    for passes in ("portable", "avx2"):
+        monkeypatch.setenv("TORCHSLIP_TURBO_PASSES", passes)
+        for each, parts in zip(data, best, strict=True):
+            places = [place(each, view) for view in views]
+            assert not apart(decode("turbo", each, *places, output=output, fill=3), parts)
 
 
 @needs_kernel

@@ -24,7 +24,8 @@ static void fill_contexts(int byte) {
         Context *context = atomic_load(&kept[i]);
         if (context == NULL) continue;
         fill(&context->pixels, byte);
-        fill(&context->middle, byte);
+        fill(&context->room.middle, byte);
+        fill(&context->room.windows, byte);
         fill(&context->packed, byte);
         fill(&context->temporary, byte);
         for (int j = 0; j < 2 * context->views; j++) fill(&context->axes[j].memory, byte);
@@ -129,7 +130,8 @@ int main(int count, char **arguments) {
 
         int64_t geometry[VIEWS][FIELDS], strides[2 * VIEWS][3], views = 1 + draw(VIEWS), length = (int64_t)size;
         uint8_t *outputs[2][2 * VIEWS];
-        int margin = (int)draw(3), variant = (int)draw(4), other = 1 + (int)draw(3), output = (int)draw(3);
+        int variant = (int)draw(8), other = 1 + (int)draw(7), output = (int)draw(3);
+        double least_ratio = draw(3) == 0 ? 0 : 2 + draw(5) / 2.0;
         int64_t bytes_of[2 * VIEWS], parts = output == OUTPUT_PLANES ? 2 * views : views;
         for (int64_t i = 0; i < parts; i++) {
             if (i < views) draw_view(geometry[i], height_width);
@@ -153,7 +155,7 @@ int main(int count, char **arguments) {
             fill_contexts(run ? 0xAA : 0x55);
             /* The second run with other passes or libjpeg's entropy decoder: all are the same, byte for byte. */
             failed[run] = turbo_decode(1, views, &image, &length, height_width, geometry[0], outputs[run], strides[0],
-                                       output, 1, margin, run ? variant ^ other : variant, messages[run]);
+                                       output, 1, least_ratio, run ? variant ^ other : variant, messages[run]);
         }
         if (failed[0] != failed[1] || (failed[0] != 0) != (messages[0][0] != 0)) {
             fprintf(stderr, "case %ld: %s / %s\n", number, messages[0], messages[1]);

@@ -35,21 +35,20 @@ LIBRARY = _FOLDER / "libtorchslip_turbo.so"
 WHY_NOT_BUILT = _FOLDER / "not_built.txt"
 """What the build leaves where it could make no library: the reason and the remedy."""
 
-_INTERFACE_VERSION = 3
+_INTERFACE_VERSION = 4
 _OUTPUTS: dict[Output, int] = {"rgb": 0, "yuv": 1, "planes": 2}
 _VARIANTS = {
-    "TORCHSLIP_TURBO_PASSES": {"best": 0, "portable": 1},
+    "TORCHSLIP_TURBO_PASSES": {"best": 0, "avx2": 4, "portable": 1},
     "TORCHSLIP_TURBO_ENTROPY": {"own": 0, "libjpeg": 2},
 }
 """Environment variables, their values, and the flags of these: all give the same bytes, the first ones the fastest."""
 
-# A picture is decoded at 1/2, 1/4 or 1/8 where what is left is at least this many times larger than the output.
-# libjpeg averages blocks of pixels there, and an average followed by a triangle is not quite the triangle: a step of
-# full contrast comes out wrong by up to 255 / (8 * margin**2) levels. Crops of photographs of 3 and 0.2 megapixels to
-# 224, 96 and 48 pixels, 700 in all: the largest difference of any pixel was 62, 21, 7 and 4 levels with margins of 1,
-# 2, 3 and 4, and the mean over all at most 1.5, 0.4, 0.2 and 0.1. Crops of 3 megapixels to 224 took 2.6, 3.1, 3.8 and
-# 4.1 ms (2026-11).
-_SCALE_MARGIN = 2
+# Crops of photographs of 0.2 megapixels, 974 to 96 and 48 pixels: mean and largest difference from the full decode of
+# crops of 2 to 2.2 times the output 1.9 and 76 levels (hardest crop: mean 9.0), from 2.5 on 1.3 and 48 (6.6), from 3 on
+# 0.9 and 39 (4.4), from 4 on 0.5 and 18 (2.3). Of 3 megapixels, 150 to 224, 96 and 48 pixels: 0.3 and 22, 0.3 and 15,
+# 0.2 and 15, 0.2 and 11. Random crops of 3 megapixels to 224 took 4.1 ms at full scale, 2.6 with a least ratio of 2,
+# 2.7 of 2.5, 2.9 of 3, 3.1 of 4; with eight of 96 pixels besides 8.0, and 4.1, 4.8, 5.1, 5.3 (2026-11).
+_LEAST_RATIO = 2.0
 
 # libjpeg decodes the last 3 kB of a file by a slower path. Bytes behind the end would keep it on the fast one; with
 # 4 kB of them no difference showed (2,550 against 2,560 images/s, 43 kB each, 2026-11): files are read where they lie.
@@ -65,20 +64,26 @@ class TurboDecoder:
 
     Args:
         threads: Threads within one call. Default: one in worker processes of a DataLoader, else as many as torch uses.
-        scaled_decode: Decode at 1/2, 1/4 or 1/8 where the crop is at least twice as large as the output even then, that
-            is, 4 times for 1/2. Faster; the mean difference can be 2 there, and the largest 32.
+        scaled_decode: Decode at 1/2, 1/4 or 1/8 where the crop is at least 2, 4 or 8 times as large as the output in
+            both directions. Faster; on photographs the mean difference from the full decode is about 2 levels there,
+            at most 10 for a crop and 96 for a pixel. A number instead of True: the least ratio for 1/2, of at least 2
+            (4: half a level, 3 and 32); False: never. The views of a picture take the scale of the largest of them
+            where one decode is less work than several, so that what a view shows can depend on the others, within
+            these differences.
     """
 
     name = "turbo"
 
-    def __init__(self, *, threads: int | None = None, scaled_decode: bool = True) -> None:
+    def __init__(self, *, threads: int | None = None, scaled_decode: bool | float = True) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, or None for a choice by the process; got {threads}.")
+        if not isinstance(scaled_decode, bool) and not scaled_decode >= _LEAST_RATIO:
+            raise ValueError(f"scaled_decode must be True, False or a ratio of at least 2; got {scaled_decode}.")
         reason = why_no_kernel()
         if reason:
             raise RuntimeError(reason)
         self._threads = threads
-        self._scaled_decode = scaled_decode
+        self._least_ratio = _LEAST_RATIO if scaled_decode is True else float(scaled_decode)
 
     def decode(
         self,
@@ -137,7 +142,6 @@ class TurboDecoder:
         strides = np.array([[each.stride() for each in view] for view in outputs], np.int64)
         geometry = np.ascontiguousarray(geometry)
         messages = np.zeros((count, kernel.turbo_message_bytes()), np.uint8)
-        margin = _SCALE_MARGIN if self._scaled_decode else 0
         failed = kernel.turbo_decode(
             count,
             views,
@@ -149,7 +153,7 @@ class TurboDecoder:
             strides.ctypes.data,
             _OUTPUTS[output],
             self._thread_count(),
-            margin,
+            self._least_ratio,
             _variant(),
             messages.ctypes.data,
         )
@@ -231,7 +235,7 @@ def _kernel() -> ctypes.CDLL:
     kernel = ctypes.CDLL(os.fspath(LIBRARY))
     number, pointer, small = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
     kernel.turbo_decode.restype = number
-    kernel.turbo_decode.argtypes = [number, number, *[pointer] * 6, small, small, small, small, pointer]
+    kernel.turbo_decode.argtypes = [number, number, *[pointer] * 6, small, small, ctypes.c_double, small, pointer]
     kernel.turbo_read_planes.argtypes = [ctypes.c_char_p, number, pointer, number, pointer, ctypes.c_char_p]
     kernel.turbo_check.argtypes = [ctypes.c_char_p]
     return kernel

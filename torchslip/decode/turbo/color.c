@@ -5,12 +5,17 @@
 #include "turbo.h"
 
 bool columns_make(Columns *columns, Buffer *memory, const Axis *axis, Passes passes) {
+    const Vectors vectors = axis->identity ? VECTORS_NONE : vectors_of(passes);
+
     *columns = (Columns){.axis = axis};
-#if defined(__x86_64__)
-    if (use_vectors(passes) && !axis->identity) return columns_make_avx2(columns, memory);
-#else
-    (void)passes;
+#if defined(HAS_AVX512)
+    columns->windowed = vectors == VECTORS_AVX512 && windows_make(&columns->windows, memory, axis, 1);
+    if (columns->windowed) return true;
 #endif
+#if defined(__x86_64__)
+    if (vectors >= VECTORS_AVX2) return columns_make_avx2(columns, memory);
+#endif
+    (void)vectors;
     (void)memory;
     return true;
 }

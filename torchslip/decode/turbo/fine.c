@@ -5,7 +5,8 @@
 
 #include "turbo.h"
 
-static inline __attribute__((always_inline)) void fine_row(const ChromaRow *row, uint16_t *sums, uint8_t *output) {
+static inline __attribute__((always_inline)) void fine_row(const ChromaRow *row, uint16_t *restrict sums,
+                                                           uint8_t *restrict output) {
     const uint8_t *near = row->near + row->begin, *far = row->far == NULL ? NULL : row->far + row->begin;
     const int count = row->count, turn = row->turn;
     const int first = row->begin > 0 ? -1 : 0, last = row->begin + count < row->length ? count + 1 : count;
@@ -28,16 +29,20 @@ static inline __attribute__((always_inline)) void fine_row(const ChromaRow *row,
         for (int i = first; i < last; i++) sum[i] = (uint16_t)(3 * near[i] + far[i]);
     if (first == 0) sum[-1] = sum[0];
     if (last == count) sum[count] = sum[count - 1];
-    if (far == NULL)
-        for (int i = 0; i < count; i++) {
-            output[2 * i] = (uint8_t)((uint16_t)(3 * sum[i] + sum[i - 1] + 1) >> 2);
-            output[2 * i + 1] = (uint8_t)((uint16_t)(3 * sum[i] + sum[i + 1] + 2) >> 2);
-        }
-    else
-        for (int i = 0; i < count; i++) {
-            output[2 * i] = (uint8_t)((uint16_t)(3 * sum[i] + sum[i - 1] + 8) >> 4);
-            output[2 * i + 1] = (uint8_t)((uint16_t)(3 * sum[i] + sum[i + 1] + 7) >> 4);
-        }
+    const int one = far == NULL ? 1 : 8, other = far == NULL ? 2 : 7, shift = far == NULL ? 2 : 4;
+    for (int i = 0; i < count; i++) {
+        const uint16_t thrice = (uint16_t)(3 * sum[i]);
+        const uint16_t left = (uint16_t)((uint16_t)(thrice + sum[i - 1] + one) >> shift);
+        const uint16_t right = (uint16_t)((uint16_t)(thrice + sum[i + 1] + other) >> shift);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+        /* In one store: of two, the compiler makes shuffles that take half of the time (2026-11). */
+        const uint16_t both = (uint16_t)(left | right << 8);
+        memcpy(output + 2 * i, &both, sizeof(both));
+#else
+        output[2 * i] = (uint8_t)left;
+        output[2 * i + 1] = (uint8_t)right;
+#endif
+    }
 }
 
 void fine_row_portable(const ChromaRow *row, uint16_t *sums, uint8_t *output) { fine_row(row, sums, output); }

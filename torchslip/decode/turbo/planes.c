@@ -59,7 +59,7 @@ typedef struct {
     ColorRow *color;
     FineRow *fine;
     SplitRow *split;
-    bool vectors;
+    Vectors vectors;
 } Work;
 
 static void weigh_row(const Plane *plane, uint8_t *output, int row, const Work *work) {
@@ -71,8 +71,14 @@ static void weigh_row(const Plane *plane, uint8_t *output, int row, const Work *
         memcpy(output, source + (rows->begin + row) * plane->stride, (size_t)width);
         return;
     }
+#if defined(HAS_AVX512)
+    if (work->vectors == VECTORS_AVX512) {
+        vertical_row_avx512(source, plane->stride, output, width, rows, row);
+        return;
+    }
+#endif
 #if defined(__x86_64__)
-    if (work->vectors) {
+    if (work->vectors == VECTORS_AVX2) {
         vertical_row_avx2(source, plane->stride, output, width, rows, row);
         return;
     }
@@ -104,7 +110,7 @@ static bool reserve_bands(Context *context, const Plane *planes, int count, int 
     for (int i = 0; i < count; i++)
         if (middle_stride(&planes[i]) > middle) middle = middle_stride(&planes[i]);
     uint8_t *memory = buffer_reserve(&context->packed, (size_t)wanted * BAND * *stride);
-    if (memory == NULL || buffer_reserve(&context->middle, BAND * middle) == NULL) return false;
+    if (memory == NULL || buffer_reserve(&context->room.middle, BAND * middle) == NULL) return false;
     for (int i = 0; i < wanted; i++) bands[i] = memory + (size_t)i * BAND * *stride;
     return true;
 }
@@ -125,7 +131,7 @@ static bool write_plane(Context *context, const Plane *plane, uint8_t *output, c
     if (!reserve_bands(context, plane, 1, 1, bands, &stride)) return false;
     for (int from = 0; from < plane->rows->count; from += BAND) {
         int count = plane->rows->count - from < BAND ? plane->rows->count - from : BAND;
-        make_band(plane, from, count, context->middle.data, bands[0], stride, work);
+        make_band(plane, from, count, context->room.middle.data, bands[0], stride, work);
         for (int row = 0; row < count; row++)
             write_row(bands[0] + (size_t)row * stride, plane->columns.axis->count,
                       output + (from + row) * strides[1], (ptrdiff_t)strides[2]);
@@ -145,7 +151,7 @@ static bool write_pixels(Context *context, const Plane *planes, int count, uint8
     for (int from = 0; from < height; from += BAND) {
         int rows = height - from < BAND ? height - from : BAND;
         for (int i = 0; i < count; i++)
-            make_band(&planes[i], from, rows, context->middle.data, bands[i], stride, work);
+            make_band(&planes[i], from, rows, context->room.middle.data, bands[i], stride, work);
         for (int row = 0; row < rows; row++) {
             const size_t at = (size_t)row * stride;
             uint8_t *line = output + (from + row) * strides[1];
@@ -214,14 +220,17 @@ static Work choose_work(Passes passes, bool convert) {
                  .fine = fine_row_portable,
                  .split = split_row_portable,
                  .color = convert ? to_rgb_portable : interleave_portable,
-                 .vectors = use_vectors(passes)};
+                 .vectors = vectors_of(passes)};
 #if defined(__x86_64__)
-    if (work.vectors) {
+    if (work.vectors >= VECTORS_AVX2) {
         work.rows = plane_rows_avx2;
         work.fine = fine_row_avx2;
         work.split = split_row_avx2;
         work.color = convert ? to_rgb_avx2 : interleave_avx2;
     }
+#endif
+#if defined(HAS_AVX512)
+    if (work.vectors == VECTORS_AVX512) work.rows = plane_rows_avx512;
 #endif
     return work;
 }
@@ -251,10 +260,12 @@ bool planes_write_view(Context *context, const Planes *picture, const int64_t *v
 
     paint_border(view, shown, target);
     if (shown.bottom == shown.top) return true;
-    if (!axis_make(&axes[0], &context->temporary, (int)view[TOP], (int)view[HEIGHT], (int)view[RESIZED_HEIGHT],
-                   top + shown.top, top + shown.bottom, 1) ||
-        !axis_make(&axes[1], &context->temporary, (int)view[LEFT], (int)view[WIDTH], (int)view[RESIZED_WIDTH],
-                   left + shown.left, left + shown.right, 1))
+    const Span down = {(int)view[TOP], (int)view[HEIGHT], picture->height};
+    const Span across = {(int)view[LEFT], (int)view[WIDTH], picture->width};
+    if (!axis_make(&axes[0], &context->temporary, down, (int)view[RESIZED_HEIGHT], top + shown.top, top + shown.bottom,
+                   1) ||
+        !axis_make(&axes[1], &context->temporary, across, (int)view[RESIZED_WIDTH], left + shown.left,
+                   left + shown.right, 1))
         return false;
     Plane planes[3] = {{.data = picture->data[0], .stride = picture->width, .rows = &axes[0]}};
     if (!columns_make(&planes[0].columns, &context->plane_columns[0], &axes[1], passes)) return false;

@@ -62,26 +62,59 @@ void vertical_portable(const uint8_t *source, ptrdiff_t source_stride, uint8_t *
         vertical_rest(source, source_stride, output + row * output_stride, 0, width, axis, row);
 }
 
-bool use_vectors(Passes passes) {
+Vectors vectors_of(Passes passes) {
+    Vectors vectors = VECTORS_NONE;
 #if defined(__x86_64__)
-    return passes != PASSES_PORTABLE && __builtin_cpu_supports("avx2");
-#else
-    (void)passes;
-    return false;
+    if (passes != PASSES_PORTABLE && __builtin_cpu_supports("avx2")) vectors = VECTORS_AVX2;
 #endif
+#if defined(HAS_AVX512)
+    if (passes == PASSES_BEST && vectors == VECTORS_AVX2 && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vnni"))
+        vectors = VECTORS_AVX512;
+#endif
+    (void)passes;
+    return vectors;
 }
 
-static void choose(Passes passes, HorizontalPass **horizontal, VerticalPass **vertical) {
-    *horizontal = horizontal_portable;
-    *vertical = vertical_portable;
-#if defined(__x86_64__)
-    if (use_vectors(passes)) {
-        *horizontal = horizontal_avx2;
-        *vertical = vertical_avx2;
-    }
-#else
-    (void)passes;
+/* The passes of a resampling. */
+typedef struct {
+    const Axis *rows, *columns;
+    Vectors vectors;
+#if defined(HAS_AVX512)
+    Windows windows;
+    bool windowed;
 #endif
+} Work;
+
+static void make_columns(const Work *work, const uint8_t *source, ptrdiff_t source_stride, uint8_t *output,
+                         ptrdiff_t output_stride, int rows) {
+#if defined(HAS_AVX512)
+    if (work->windowed) {
+        windowed_rows_avx512(source + (ptrdiff_t)work->columns->begin * 3, source_stride, output, output_stride, rows,
+                             &work->windows);
+        return;
+    }
+#endif
+#if defined(__x86_64__)
+    if (work->vectors >= VECTORS_AVX2) {
+        horizontal_avx2(source, source_stride, output, output_stride, rows, work->columns);
+        return;
+    }
+#endif
+    horizontal_portable(source, source_stride, output, output_stride, rows, work->columns);
+}
+
+static void make_rows(const Work *work, const uint8_t *source, ptrdiff_t source_stride, uint8_t *output,
+                      ptrdiff_t output_stride, ptrdiff_t width) {
+    VerticalPass *vertical = vertical_portable;
+#if defined(__x86_64__)
+    if (work->vectors == VECTORS_AVX2) vertical = vertical_avx2;
+#endif
+#if defined(HAS_AVX512)
+    if (work->vectors == VECTORS_AVX512) vertical = vertical_avx512;
+#endif
+    vertical(source, source_stride, output, output_stride, width, work->rows);
 }
 
 /* Vector instructions of the passes for the two orders, about. A function of sizes alone, never of the processor:
@@ -96,10 +129,12 @@ static bool vertical_first(const Axis *rows, const Axis *columns) {
 }
 
 bool resize(const uint8_t *source, ptrdiff_t source_stride, const Axis *rows, const Axis *columns, uint8_t *output,
-            ptrdiff_t output_stride, Buffer *middle, Passes passes) {
-    HorizontalPass *horizontal;
-    VerticalPass *vertical;
-    choose(passes, &horizontal, &vertical);
+            ptrdiff_t output_stride, Room *room, Passes passes) {
+    Work work = {.rows = rows, .columns = columns, .vectors = vectors_of(passes)};
+#if defined(HAS_AVX512)
+    work.windowed = work.vectors == VECTORS_AVX512 && !columns->identity &&
+                    windows_make(&work.windows, &room->windows, columns, 3);
+#endif
     const ptrdiff_t left = (ptrdiff_t)columns->begin * 3, width = (ptrdiff_t)columns->count * 3;
     const ptrdiff_t in_width = (ptrdiff_t)(columns->end - columns->begin) * 3;
     const uint8_t *top = source + rows->begin * source_stride;
@@ -109,20 +144,20 @@ bool resize(const uint8_t *source, ptrdiff_t source_stride, const Axis *rows, co
         for (int row = 0; row < rows->count; row++)
             memcpy(output + row * output_stride, top + row * source_stride + left, (size_t)width);
     } else if (rows->identity) {
-        horizontal(top, source_stride, output, output_stride, rows->count, columns);
+        make_columns(&work, top, source_stride, output, output_stride, rows->count);
     } else if (columns->identity) {
-        vertical(source + left, source_stride, output, output_stride, width, rows);
+        make_rows(&work, source + left, source_stride, output, output_stride, width);
     } else if (vertical_first(rows, columns)) {
         size_t slack = (size_t)columns->taps * 3 + SLACK_BYTES;
-        uint8_t *between = buffer_reserve(middle, (size_t)in_width * (size_t)rows->count + slack);
+        uint8_t *between = buffer_reserve(&room->middle, (size_t)in_width * (size_t)rows->count + slack);
         if (between == NULL) return false;
-        vertical(source + left, source_stride, between, in_width, in_width, rows);
-        horizontal(between - left, in_width, output, output_stride, rows->count, columns);
+        make_rows(&work, source + left, source_stride, between, in_width, in_width);
+        make_columns(&work, between - left, in_width, output, output_stride, rows->count);
     } else {
-        uint8_t *between = buffer_reserve(middle, (size_t)width * (size_t)in_height + SLACK_BYTES);
+        uint8_t *between = buffer_reserve(&room->middle, (size_t)width * (size_t)in_height + SLACK_BYTES);
         if (between == NULL) return false;
-        horizontal(top, source_stride, between, width, in_height, columns);
-        vertical(between - rows->begin * width, width, output, output_stride, width, rows);
+        make_columns(&work, top, source_stride, between, width, in_height);
+        make_rows(&work, between - rows->begin * width, width, output, output_stride, width);
     }
     return true;
 }

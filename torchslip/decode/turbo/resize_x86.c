@@ -18,11 +18,12 @@ AVX2 static inline __m256i weigh_pixel(const uint8_t *upper, const uint8_t *lowe
 
     for (int i = 0; i < taps; i += 4) {
         int32_t pairs[2];
-        memcpy(pairs, weights + i, sizeof(pairs));
+        memcpy(pairs, weights + i, sizeof(pairs)); /* both exist: their number is a multiple of 4 */
         __m256i pixels = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)upper)),
                                                  _mm_loadu_si128((const __m128i *)lower), 1);
         sum = _mm256_add_epi32(
             sum, _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, front), _mm256_set1_epi32(pairs[0])));
+        if (i + 2 >= taps) break;
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, back), _mm256_set1_epi32(pairs[1])));
         upper += 12;
         lower += 12;
@@ -47,7 +48,7 @@ AVX2 static inline void two_rows(const uint8_t *upper, const uint8_t *lower, uin
 
     for (; x + 4 <= axis->count; x += 4) {
         __m256i sums[4];
-        for (int i = 0; i < 4; i++, weights += taps) {
+        for (int i = 0; i < 4; i++, weights += axis->taps) {
             ptrdiff_t offset = (ptrdiff_t)axis->first[x + i] * 3;
             sums[i] = _mm256_sra_epi32(weigh_pixel(upper + offset, lower + offset, weights, taps, half), shift);
         }
@@ -62,17 +63,26 @@ AVX2 static inline void two_rows(const uint8_t *upper, const uint8_t *lower, uin
 
 AVX2 void horizontal_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
                           int rows, const Axis *axis) {
+    int taps = 0;
+
+    for (int x = 0; x < axis->count; x++)
+        if (axis->sizes[x] > taps) taps = axis->sizes[x];
+    taps = (taps + 1) & ~1;
     for (int row = 0; row < rows; row += 2) {
         int next = row + 1 < rows ? row + 1 : row;
         const uint8_t *upper = source + row * source_stride, *lower = source + next * source_stride;
         uint8_t *upper_output = output + row * output_stride, *lower_output = output + next * output_stride;
-        /* A known number of taps lets the compiler unroll the inner loop; most crops have 4 or 8. */
-        if (axis->taps == 4)
+        /* A known number of taps lets the compiler unroll the inner loop; most crops have no more than 8. */
+        if (taps == 2)
+            two_rows(upper, lower, upper_output, lower_output, axis, 2);
+        else if (taps == 4)
             two_rows(upper, lower, upper_output, lower_output, axis, 4);
-        else if (axis->taps == 8)
+        else if (taps == 6)
+            two_rows(upper, lower, upper_output, lower_output, axis, 6);
+        else if (taps == 8)
             two_rows(upper, lower, upper_output, lower_output, axis, 8);
         else
-            two_rows(upper, lower, upper_output, lower_output, axis, axis->taps);
+            two_rows(upper, lower, upper_output, lower_output, axis, taps);
     }
 }
 

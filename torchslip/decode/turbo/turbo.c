@@ -1,4 +1,4 @@
-/* A batch: every picture is decoded once for each scale that its views ask for, and resampled into their places.
+/* A batch: every picture is decoded, once or at several scales, and resampled into the places of its views.
  *
  * The threads of a call take the next picture when they are done with one. They end with the call, so that nothing is
  * in the way of a fork; what they decode with stays for the next call. */
@@ -12,7 +12,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* Goes up when the arguments of turbo_decode change. */
-#define INTERFACE_VERSION 3
+#define INTERFACE_VERSION 4
 
 #define MAX_SIDE 65535 /* of the box, by the format; of what it is resized to, by choice */
 
@@ -25,7 +25,7 @@ typedef struct {
     uint8_t *const *outputs;       /* [targets * views, images]: for OUTPUT_PLANES, all of luma, then all of chroma */
     const int64_t *strides;        /* [targets * views, images, 3]: of channel, row and column, in bytes */
     Output output;
-    int scale_margin;
+    double least_ratio;
     int variant;
     char *messages; /* [images, MESSAGE_BYTES] */
     atomic_llong next, failed;
@@ -52,17 +52,11 @@ static bool is_valid(const int64_t *view, int64_t height, int64_t width) {
            within(view[OUT_HEIGHT], 0, MAX_SIDE) && within(view[OUT_WIDTH], 0, MAX_SIDE);
 }
 
-/* The largest of 8, 4, 2 and 1 that leaves the box at least `margin` times as large as what it is resized to. */
-static int choose_denominator(const int64_t *view, int margin) {
-    for (int denominator = 8; margin > 0 && denominator > 1; denominator /= 2) {
-        int64_t least = (int64_t)margin * denominator;
-        if (view[HEIGHT] >= least * view[RESIZED_HEIGHT] && view[WIDTH] >= least * view[RESIZED_WIDTH])
-            return denominator;
-    }
-    return 1;
+static Passes passes_of(const Batch *batch) {
+    return batch->variant & VARIANT_PORTABLE_PASSES ? PASSES_PORTABLE
+           : batch->variant & VARIANT_AVX2_PASSES   ? PASSES_AVX2
+                                                    : PASSES_BEST;
 }
-
-static Passes passes_of(const Batch *batch) { return (Passes)(batch->variant & VARIANT_PORTABLE_PASSES); }
 
 static Target target_of(const Batch *batch, int64_t view, int64_t image) {
     const int64_t index = view * batch->images + image, chroma = index + batch->views * batch->images;
@@ -86,14 +80,14 @@ static bool write_view(Context *context, const Batch *batch, const Region *regio
     paint_border(view, shown, target);
     if (target->output == OUTPUT_RGB && strides[0] == 1 && strides[2] == 3)
         return resize(origin, region->stride, &axes[0], &axes[1],
-                      target->data + shown.top * strides[1] + shown.left * strides[2], strides[1], &context->middle,
+                      target->data + shown.top * strides[1] + shown.left * strides[2], strides[1], &context->room,
                       passes_of(batch));
 
     int height = shown.bottom - shown.top, width = shown.right - shown.left;
     ptrdiff_t stride = (ptrdiff_t)width * 3;
     uint8_t *packed = buffer_reserve(&context->packed, (size_t)height * (size_t)stride);
     if (packed == NULL ||
-        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->middle, passes_of(batch)))
+        !resize(origin, region->stride, &axes[0], &axes[1], packed, stride, &context->room, passes_of(batch)))
         return false;
     if (target->output != OUTPUT_RGB) to_yuv(packed, (size_t)height * (size_t)width);
     write_packed(packed, stride, shown, target);
@@ -129,10 +123,12 @@ static bool decode_at_scale(Context *context, const Batch *batch, int64_t image,
         const Shown shown = shown_part(view);
         Axis *rows = &context->axes[2 * i], *columns = rows + 1;
         int top = (int)view[WINDOW_TOP], left = (int)view[WINDOW_LEFT];
-        if (!axis_make(rows, &context->temporary, (int)view[TOP], (int)view[HEIGHT], (int)view[RESIZED_HEIGHT],
-                       top + shown.top, top + shown.bottom, denominator) ||
-            !axis_make(columns, &context->temporary, (int)view[LEFT], (int)view[WIDTH], (int)view[RESIZED_WIDTH],
-                       left + shown.left, left + shown.right, denominator))
+        const Span down = {(int)view[TOP], (int)view[HEIGHT], (int)context->jpeg.image_height};
+        const Span across = {(int)view[LEFT], (int)view[WIDTH], (int)context->jpeg.image_width};
+        if (!axis_make(rows, &context->temporary, down, (int)view[RESIZED_HEIGHT], top + shown.top, top + shown.bottom,
+                       denominator) ||
+            !axis_make(columns, &context->temporary, across, (int)view[RESIZED_WIDTH], left + shown.left,
+                       left + shown.right, denominator))
             return fail(context, no_memory);
         size_t slack = (size_t)columns->taps * 3 + SLACK_BYTES;
         if (slack > region.slack) region.slack = slack;
@@ -173,7 +169,6 @@ static bool resample_planes(Context *context, const Batch *batch, int64_t image)
 
 static bool decode_image(Context *context, const Batch *batch, int64_t image) {
     const int64_t height = batch->heights_widths[2 * image], width = batch->heights_widths[2 * image + 1];
-    unsigned wanted = 0;
 
     if (is_planes(batch->data[image], (size_t)batch->data_bytes[image])) return resample_planes(context, batch, image);
     context->refused = batch->variant & VARIANT_LIBJPEG_ENTROPY;
@@ -188,10 +183,15 @@ static bool decode_image(Context *context, const Batch *batch, int64_t image) {
             paint_border(view, shown, &target);
             context->denominators[i] = 0;
         } else {
-            context->denominators[i] = choose_denominator(view, batch->scale_margin);
-            wanted |= (unsigned)context->denominators[i];
+            context->denominators[i] = choose_denominator(view, batch->least_ratio);
         }
     }
+    const Decodes decodes = {.views = batch->views,
+                             .geometry = batch->geometry + image * FIELDS,
+                             .stride = batch->images * FIELDS,
+                             .bytes = batch->data_bytes[image],
+                             .height = height};
+    const unsigned wanted = join_scales(&decodes, context->denominators);
     for (int denominator = 1; denominator <= 8; denominator *= 2) {
         if (!(wanted & (unsigned)denominator)) continue;
         bool decoded = decode_at_scale(context, batch, image, denominator);
@@ -213,7 +213,8 @@ static void context_release(Context *context) {
     free(context->axes);
     free(context->denominators);
     buffer_release(&context->pixels);
-    buffer_release(&context->middle);
+    buffer_release(&context->room.middle);
+    buffer_release(&context->room.windows);
     buffer_release(&context->packed);
     buffer_release(&context->temporary);
     entropy_release(context);
@@ -262,7 +263,7 @@ static void *work(void *argument) {
             if (!*message) fail(context, "it cannot be decoded");
         }
         buffer_trim(&context->pixels);
-        buffer_trim(&context->middle);
+        buffer_trim(&context->room.middle);
         buffer_trim(&context->packed);
         buffer_trim(&context->temporary);
         entropy_trim(context);
@@ -288,7 +289,7 @@ EXPORT int turbo_check(char *message) {
 /* Returns the number of pictures that could not be decoded; their messages are not empty. `messages` must be zero. */
 EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const *data, const int64_t *data_bytes,
                             const int64_t *heights_widths, const int64_t *geometry, uint8_t *const *outputs,
-                            const int64_t *strides, int output, int threads, int scale_margin, int variant,
+                            const int64_t *strides, int output, int threads, double least_ratio, int variant,
                             char *messages) {
     Batch batch = {.images = images,
                    .views = views,
@@ -299,7 +300,7 @@ EXPORT int64_t turbo_decode(int64_t images, int64_t views, const uint8_t *const 
                    .outputs = outputs,
                    .strides = strides,
                    .output = (Output)output,
-                   .scale_margin = scale_margin,
+                   .least_ratio = least_ratio,
                    .variant = variant,
                    .messages = messages};
     pthread_t others[MAX_THREADS];

@@ -3,9 +3,11 @@
  *   turbo.c       a batch: threads, contexts, one picture after the other
  *   region.c      a part of one JPEG picture, by libjpeg-turbo
  *   entropy.c     its entropy-coded data, in place of libjpeg's decoder: entropy.h, entropy_tables.c, entropy_blocks.c
+ *   scale.c       at which scale the views of a picture are decoded
  *   weights.c     the triangle filter of one axis, in fixed point
  *   resize.c      the two passes of a resampling, in plain C
  *   resize_x86.c  the same passes with vector instructions, byte for byte
+ *   resize_avx512.c  and with those of newer processors
  *   transcode.c   a JPEG file written again without loss, with restart markers
  *   planes.c      pictures that are stored as planes of Y, Cb and Cr
  *   chroma.c      the filter of their chroma: resampling and libjpeg's interpolation in one
@@ -62,16 +64,26 @@ typedef struct {
     Buffer memory;
 } Axis;
 
-/* `length` pixels from `start` on, resized to `resized`, of which the outputs from `shown_begin` to before `shown_end`
- * are wanted. Positions in `axis` are those of the picture decoded at 1 / `denominator`. False: out of memory. */
-bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized, int shown_begin, int shown_end,
-               int denominator);
+/* `length` pixels from `start` on, of a picture that has `whole`. */
+typedef struct {
+    int start, length, whole;
+} Span;
 
-typedef enum { PASSES_BEST, PASSES_PORTABLE } Passes;
+/* The span resized to `resized`, of which the outputs from `shown_begin` to before `shown_end` are wanted. Positions in
+ * `axis` are those of the picture decoded at 1 / `denominator`. False: out of memory. */
+bool axis_make(Axis *axis, Buffer *temporary, Span span, int resized, int shown_begin, int shown_end, int denominator);
 
-bool use_vectors(Passes passes);
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 9)
+#define HAS_AVX512
+#endif
+
+/* What the passes are allowed to use; the processor has to have it too. */
+typedef enum { PASSES_BEST, PASSES_PORTABLE, PASSES_AVX2 } Passes;
+typedef enum { VECTORS_NONE, VECTORS_AVX2, VECTORS_AVX512 } Vectors;
+
+Vectors vectors_of(Passes passes);
 /* Flags of turbo_decode, for tests: the same pixels by other means. */
-enum { VARIANT_PORTABLE_PASSES = PASSES_PORTABLE, VARIANT_LIBJPEG_ENTROPY = 2 };
+enum { VARIANT_PORTABLE_PASSES = 1, VARIANT_LIBJPEG_ENTROPY = 2, VARIANT_AVX2_PASSES = 4 };
 
 /* Rows of RGB pixels. `source` is where pixel 0 of the axis would lie, even if only those from `begin` on exist. */
 typedef void HorizontalPass(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
@@ -97,9 +109,32 @@ void vertical_row_avx2(const uint8_t *source, ptrdiff_t source_stride, uint8_t *
                        const Axis *axis, int row);
 #endif
 
+#if defined(HAS_AVX512)
+VerticalPass vertical_avx512;
+void vertical_row_avx512(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t width,
+                         const Axis *axis, int row);
+
+/* A horizontal pass whose weights lie as AVX-512 takes them, for 1 or 3 channels. */
+typedef struct {
+    int channels, bytes, blocks, pairs, shift;
+    const int32_t *bases;
+    const void *steps;
+} Windows;
+/* False: another pass has to do it. */
+bool windows_make(Windows *windows, Buffer *memory, const Axis *axis, int channels);
+/* `source` is where the pixel `axis->begin` lies, with SLACK_BYTES behind the last one. */
+void windowed_rows_avx512(const uint8_t *source, ptrdiff_t source_stride, uint8_t *output, ptrdiff_t output_stride,
+                          int rows, const Windows *windows);
+#endif
+
+/* What a resampling needs room for. */
+typedef struct {
+    Buffer middle, windows;
+} Room;
+
 /* Resamples into `output`. `source` is where pixel (0, 0) of the two axes would lie. False: out of memory. */
 bool resize(const uint8_t *source, ptrdiff_t source_stride, const Axis *rows, const Axis *columns, uint8_t *output,
-            ptrdiff_t output_stride, Buffer *middle, Passes passes);
+            ptrdiff_t output_stride, Room *room, Passes passes);
 
 #define MESSAGE_BYTES JMSG_LENGTH_MAX
 
@@ -114,7 +149,8 @@ typedef struct {
     size_t scan_bytes;
     struct Entropy *entropy;
     bool refused; /* by entropy.c: libjpeg has to decode the picture */
-    Buffer pixels, middle, packed, temporary;
+    Buffer pixels, packed, temporary;
+    Room room;
     Axis plane_axes[4]; /* rows and columns of luma, then of chroma */
     Buffer plane_columns[2];
     Axis *axes; /* two for each view: rows, columns */
@@ -147,6 +183,22 @@ void entropy_trim(Context *context);
 void entropy_release(Context *context);
 /* What a view is made of, as the caller says it. */
 enum { TOP, LEFT, HEIGHT, WIDTH, RESIZED_HEIGHT, RESIZED_WIDTH, WINDOW_TOP, WINDOW_LEFT, OUT_HEIGHT, OUT_WIDTH, FIELDS };
+
+/* The largest of 8, 4, 2 and 1 by which the box can be reduced: by 2 where it is at least `least_ratio` times as large as
+ * what it is resized to, by 4 where twice that. 0: never. */
+int choose_denominator(const int64_t *view, double least_ratio);
+
+/* The views of one picture. */
+typedef struct {
+    int64_t views;
+    const int64_t *geometry; /* `stride` numbers from view to view */
+    int64_t stride;
+    int64_t bytes, height; /* of the picture */
+} Decodes;
+
+/* Every view has the denominator that it could take, or 0 if it shows nothing. Makes some smaller where fewer decodes
+ * are less work in sum; returns the ones that remain, or-ed. */
+unsigned join_scales(const Decodes *decodes, int *denominators);
 
 /* The part of an output that is not black: rows and columns of the output. */
 typedef struct {
@@ -191,6 +243,10 @@ bool axis_make_chroma(Axis *axis, Buffer *temporary, const Axis *luma, int facto
  * behind the last; room for `columns_room` bytes is needed in each row of the output. */
 typedef struct {
     const Axis *axis;
+#if defined(HAS_AVX512)
+    Windows windows;
+    bool windowed;
+#endif
     int pairs; /* of taps; 0: the window of a group is too large */
     int dot_taps;
     const int32_t *bases;
@@ -226,6 +282,9 @@ SplitRow split_row_avx2;
 bool columns_make_avx2(Columns *columns, Buffer *memory);
 PlaneRows plane_rows_avx2;
 ColorRow to_rgb_avx2, interleave_avx2;
+#endif
+#if defined(HAS_AVX512)
+PlaneRows plane_rows_avx512;
 #endif
 
 /* RGB pixels become Y, Cb and Cr, in place. */

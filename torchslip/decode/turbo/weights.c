@@ -73,40 +73,69 @@ static void fill_block(const Filter *filter, int from, int count, int start, int
     }
 }
 
-/* The same for a reduced picture, of which each pixel stands for `denominator` of the full one and takes the sum of
- * their weights. */
-static void fill_reduced(const Filter *filter, int denominator, int output, int start, int32_t *first, int32_t *size,
-                         int16_t *weights, float *exact) {
-    const Reach reach = reach_of(filter, output);
-    const int from = start + reach.first;
-    float total = 0;
+/* Where a reduced picture has no detail, it is taken from the slope between the neighbours: the mean of a pixel stays
+ * what it is. 1 is right for a smooth picture, sharp ones want more: of 1, 1.2, 1.4 and 1.6 on crops of photographs of
+ * 0.2 and 3 megapixels at 1/2, 1/4 and 1/8, 1.2 had the smallest mean difference from the full picture on the former and
+ * is within 7 % of the best on the latter (2026-11). */
+#define SLOPE 1.2f
 
-    *first = from / denominator;
-    *size = (from + reach.size - 1) / denominator - *first + 1;
+/* The same for a reduced picture, each pixel of which is the mean of `denominator` of the full one, exactly: libjpeg's
+ * smaller inverse transforms are made that way. */
+static void fill_reduced(const Filter *filter, const Span *span, int denominator, int output, int32_t *first,
+                         int32_t *size, int16_t *weights, float *exact) {
+    const Reach reach = reach_of(filter, output);
+    const int from = span->start + reach.first, last = (span->whole - 1) / denominator;
+    const float inverse = (float)(1 / filter->support), step = 1 / (float)denominator;
+    int low = from / denominator - 1, high = (from + reach.size - 1) / denominator + 1;
+    float offset = (float)(reach.first - reach.center + 0.5), total = 0;
+
     for (int i = 0; i < filter->taps; i++) exact[i] = 0;
-    for (int i = 0; i < reach.size; i++) {
-        float weight = 1 - fabsf((float)((reach.first + i - reach.center + 0.5) / filter->support));
-        weight = weight > 0 ? weight : 0;
-        exact[(from + i) / denominator - *first] += weight;
-        total += weight;
+    float *pixel = exact + 1;
+    for (int i = 0, place = from % denominator; i < reach.size; place = 0, pixel++) {
+        float sum = 0, lean = 0, slope = (((float)place + 0.5f) * step - 0.5f) * (0.5f * SLOPE);
+        for (; place < denominator && i < reach.size; place++, i++, slope += step * (0.5f * SLOPE)) {
+            float weight = 1 - fabsf(((float)i + offset) * inverse);
+            weight = weight > 0 ? weight : 0;
+            sum += weight;
+            lean += weight * slope;
+        }
+        pixel[-1] -= lean;
+        pixel[0] += sum;
+        pixel[1] += lean;
+        total += sum;
     }
+    /* Beyond the edges of the picture lies what lies at them. */
+    if (high > last) {
+        exact[high - 1 - low] += exact[high - low];
+        high--;
+    }
+    if (low < 0) {
+        exact[1] += exact[0];
+        low++;
+        exact++;
+    }
+    *first = low;
+    *size = high - low + 1;
     int rest = 1 << filter->shift;
+    const float one = (float)rest / total;
     for (int i = 0; i < filter->taps; i++) {
-        int weight = (int)(exact[i] * ((float)(1 << filter->shift) / total) + 0.5f);
+        int weight = i < *size ? (int)(exact[i] * one + 32768.5f) - 32768 : 0;
         rest -= weight;
         weights[i] = (int16_t)weight;
     }
-    int16_t *largest = &weights[(start + (int)reach.center) / denominator - *first];
+    int16_t *largest = &weights[(span->start + (int)reach.center) / denominator - low];
     *largest = (int16_t)(*largest + rest);
 }
 
-bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized, int shown_begin, int shown_end,
+bool axis_make(Axis *axis, Buffer *temporary, Span span, int resized, int shown_begin, int shown_end,
                int denominator) {
+    const int start = span.start, length = span.length;
     Filter filter = {.scale = (double)length / resized, .length = length};
     filter.support = filter.scale > 1 ? filter.scale : 1;
-    /* No output reaches more pixels than this, and no weight is larger than 1 / (3/4 scale - 1). */
+    /* No output reaches more pixels than this, and no weight is larger than 1 / (3/4 scale - 1); reduced ones reach to
+     * both neighbours, with a third more at most. */
     int full = (int)(2 * filter.support) + 1;
-    int most = denominator == 1 ? full : full / denominator + 2;
+    int most = denominator == 1 ? full : (full + denominator - 2) / denominator + 3;
     filter.taps = (most + 3) & ~3;
     filter.shift = 14;
     for (double room = 0.75 * filter.scale / denominator - 1; room >= 2 && filter.shift < MAX_SHIFT; room /= 2)
@@ -131,7 +160,7 @@ bool axis_make(Axis *axis, Buffer *temporary, int start, int length, int resized
 
     if (denominator > 1)
         for (size_t i = 0; i < count; i++)
-            fill_reduced(&filter, denominator, shown_begin + (int)i, start, first + i, sizes + i, weights + i * taps,
+            fill_reduced(&filter, &span, denominator, shown_begin + (int)i, first + i, sizes + i, weights + i * taps,
                          exact);
     else
         for (size_t i = 0; i < count; i += BLOCK) {
