@@ -48,7 +48,8 @@ _VARIANTS = {
 # 0.9 and 39 (4.4), from 4 on 0.5 and 18 (2.3). Of 3 megapixels, 150 to 224, 96 and 48 pixels: 0.3 and 22, 0.3 and 15,
 # 0.2 and 15, 0.2 and 11. Random crops of 3 megapixels to 224 took 4.1 ms at full scale, 2.6 with a least ratio of 2,
 # 2.7 of 2.5, 2.9 of 3, 3.1 of 4; with eight of 96 pixels besides 8.0, and 4.1, 4.8, 5.1, 5.3 (2026-11).
-_LEAST_RATIO = 2.0
+_LEAST_RATIO = 3.0
+_SMALLEST_RATIO = 2.0
 
 # libjpeg decodes the last 3 kB of a file by a slower path. Bytes behind the end would keep it on the fast one; with
 # 4 kB of them no difference showed (2,550 against 2,560 images/s, 43 kB each, 2026-11): files are read where they lie.
@@ -64,12 +65,12 @@ class TurboDecoder:
 
     Args:
         threads: Threads within one call. Default: one in worker processes of a DataLoader, else as many as torch uses.
-        scaled_decode: Decode at 1/2, 1/4 or 1/8 where the crop is at least 2, 4 or 8 times as large as the output in
-            both directions. Faster; on photographs the mean difference from the full decode is about 2 levels there,
-            at most 10 for a crop and 96 for a pixel. A number instead of True: the least ratio for 1/2, of at least 2
-            (4: half a level, 3 and 32); False: never. The views of a picture take the scale of the largest of them
-            where one decode is less work than several, so that what a view shows can depend on the others, within
-            these differences.
+        scaled_decode: Decode at 1/2, 1/4 or 1/8 where the crop is at least 3, 6 or 12 times as large as the output in
+            both directions. Faster; on photographs the mean difference from the full decode is about 1 level there,
+            at most 5 for a crop and 48 for a pixel. A number instead of True: the least ratio for 1/2, of at least 2
+            (2: about 2 levels, 10 and 96; 4: half a level, 3 and 32); False: never. Views of a picture share the
+            largest of their scales where one decode is less work than several, so that what a view shows can depend
+            on the others, within these differences.
     """
 
     name = "turbo"
@@ -77,7 +78,7 @@ class TurboDecoder:
     def __init__(self, *, threads: int | None = None, scaled_decode: bool | float = True) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, or None for a choice by the process; got {threads}.")
-        if not isinstance(scaled_decode, bool) and not scaled_decode >= _LEAST_RATIO:
+        if not isinstance(scaled_decode, bool) and not scaled_decode >= _SMALLEST_RATIO:
             raise ValueError(f"scaled_decode must be True, False or a ratio of at least 2; got {scaled_decode}.")
         reason = why_no_kernel()
         if reason:
