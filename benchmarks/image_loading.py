@@ -9,7 +9,7 @@ A training epoch's loading: read the files, decode JPEG, take a random-resized c
 * ``original``: the files as they are;
 * ``2048x1536``: made so large, JPEG quality 90, 4:2:0.
 
-The first two have 2,400 files (``--images``), copies of the given pictures where these are fewer, the third has 200
+The first two have 2,400 files (``--images``), copies of the given pictures where these are fewer, the third has 400
 (``--large-images``). All lie in the page cache. ``torchslip-mds``, ``-indexed`` and ``-yuv420`` read what `pack` made
 of the same files: kept, written again with a tile index, or as planes.
 
@@ -25,8 +25,8 @@ How
   workers: as many worker processes or threads as cores, and the training loop, which only looks at the shape of each
   batch. No trial outlives ``--deadline``; a loader that has failed is not tried again in that run.
 * The first epoch of a trial warms up (files into the page cache, workers, compilation) and is not timed; the next
-  ``--epochs`` are (one of the loaders with many views), each from asking for its first batch to having its last.
-  Workers persist between epochs.
+  ``--epochs`` are, and more until ``--least-seconds`` have been timed, each from asking for its first batch to having
+  its last. Workers persist between epochs.
 * Every loader is measured in every repetition, in an order that is shuffled anew (seeded) for each set. Reported are
   medians over the repetitions with the smallest and the largest value, and ratios to ``--baseline``, taken within a
   repetition. **Only ratios of one run mean anything** where the machine is shared.
@@ -170,6 +170,7 @@ class Run:
             "--cores": options.cores,
             "--batch-size": options.batch_size,
             "--epochs": options.epochs,
+            "--least-seconds": options.least_seconds,
             "--seed": options.seed + repetition,
         }
         flat = [contender.name, *(part for pair in arguments.items() for part in pair)]
@@ -236,7 +237,8 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a folder of pictures; default: the photographs of the test data")
     parser.add_argument("--cores", type=int, choices=(1, 2), default=2, help="cores to be pinned to, and workers")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2, help="timed epochs of a trial, after one that warms up")
+    parser.add_argument("--epochs", type=int, default=2, help="least timed epochs of a trial, after one that warms up")
+    parser.add_argument("--least-seconds", type=float, default=2, help="that the timed epochs take, or more of them")
     parser.add_argument("--figures", action="store_true", help="measure what the promises compare, instead of all")
     parser.add_argument("--own", type=_names, help=f"some of {','.join(_OWN)}; default: those with one view")
     parser.add_argument(
@@ -245,7 +247,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sets", type=_names, help=f"some of {','.join(_KINDS)}; default: resized,original")
     parser.add_argument("--baseline", help="the loader of the ratios; default: torchvision-decode, or else torchslip")
     parser.add_argument("--images", type=int, default=2400, help="files of a set")
-    parser.add_argument("--large-images", type=int, default=200, help="files of the set 2048x1536")
+    parser.add_argument("--large-images", type=int, default=400, help="files of the set 2048x1536")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--deadline", type=float, default=120, help="seconds that a trial may take")

@@ -67,7 +67,7 @@ class Contender:
         build: Makes the loader.
         needs_two_cores: Why it cannot be run on one core; empty if it can.
         pixels: Of the packed dataset that it reads; None if it reads the files or its own format.
-        epochs: Timed epochs at most, for what takes long; None: as many as asked for.
+        epochs: So many timed epochs are enough, for what takes long; None: as many as asked for.
         view_px: Side of each view of a picture.
         sets: The sets that it is run on.
     """

@@ -57,9 +57,9 @@ def _measure(contender: Contender, arguments: argparse.Namespace, send: Callable
     start = time.perf_counter()
     epoch = contender.build(job)
     first_batch_seconds = _warm_up(epoch, start, contender.view_px, arguments, send)
-    seconds = []
+    seconds: list[float] = []
     epochs = min(arguments.epochs, contender.epochs or arguments.epochs)
-    for _ in range(epochs):
+    while len(seconds) < epochs or sum(seconds) < arguments.least_seconds:
         start = time.perf_counter()
         pictures = _count(epoch)
         seconds.append(time.perf_counter() - start)
@@ -68,7 +68,7 @@ def _measure(contender: Contender, arguments: argparse.Namespace, send: Callable
     return {
         "first_batch_seconds": first_batch_seconds,
         "epoch_seconds": seconds,
-        "images_per_second": arguments.images * epochs / sum(seconds),
+        "images_per_second": arguments.images * len(seconds) / sum(seconds),
     }
 
 
@@ -111,6 +111,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--least-seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, required=True)
     return parser.parse_args()
 

@@ -22,9 +22,9 @@ class Decoder(Protocol):
     """Decodes pictures into tensors of the caller. Stateless between calls, picklable, usable from any thread.
 
     Pixel contract: the outputs are those of ``PIL.Image.convert("RGB")``, cropped and resized by torchvision v2's
-    antialiased bilinear `resize`; on photographs the mean difference is at most 1 and the largest at most 8, or 5 and
-    48 (1 in the mean over many pictures) where the crop is at least three times as large as the output and the
-    decoder makes use of that.
+    antialiased bilinear `resize`; on photographs the mean difference is at most 1 and the largest at most 8, or 8 and
+    64 (2 in the mean over many pictures) where the crop is at least 2.5 times as large as the output and the decoder
+    makes use of that.
     """
 
     @property

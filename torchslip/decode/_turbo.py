@@ -48,7 +48,7 @@ _VARIANTS = {
 # 0.9 and 39 (4.4), from 4 on 0.5 and 18 (2.3). Of 3 megapixels, 150 to 224, 96 and 48 pixels: 0.3 and 22, 0.3 and 15,
 # 0.2 and 15, 0.2 and 11. Random crops of 3 megapixels to 224 took 4.1 ms at full scale, 2.6 with a least ratio of 2,
 # 2.7 of 2.5, 2.9 of 3, 3.1 of 4; with eight of 96 pixels besides 8.0, and 4.1, 4.8, 5.1, 5.3 (2026-11).
-_LEAST_RATIO = 3.0
+_LEAST_RATIO = 2.5
 _SMALLEST_RATIO = 2.0
 
 # libjpeg decodes the last 3 kB of a file by a slower path. Bytes behind the end would keep it on the fast one; with
@@ -65,9 +65,9 @@ class TurboDecoder:
 
     Args:
         threads: Threads within one call. Default: one in worker processes of a DataLoader, else as many as torch uses.
-        scaled_decode: Decode at 1/2, 1/4 or 1/8 where the crop is at least 3, 6 or 12 times as large as the output in
-            both directions. Faster; on photographs the mean difference from the full decode is about 1 level there,
-            at most 5 for a crop and 48 for a pixel. A number instead of True: the least ratio for 1/2, of at least 2
+        scaled_decode: Decode at 1/2, 1/4 or 1/8 where the crop is at least 2.5, 5 or 10 times as large as the output in
+            both directions. Faster; on photographs the mean difference from the full decode is 1 to 2 levels there,
+            at most 8 for a crop and 64 for a pixel. A number instead of True: the least ratio for 1/2, of at least 2
             (2: about 2 levels, 10 and 96; 4: half a level, 3 and 32); False: never. Views of a picture share the
             largest of their scales where one decode is less work than several, so that what a view shows can depend
             on the others, within these differences.
