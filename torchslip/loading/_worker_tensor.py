@@ -28,7 +28,7 @@ class _SmallTensor(WorkerTensor):
 
 
 def by_value(tensor: torch.Tensor) -> torch.Tensor:
-    """The same tensor, on the CPU, but sent by value: torch gives each, however small, shared memory and a descriptor."""
+    """The same tensor, on the CPU, but sent by value: torch gives each, however small, a segment of shared memory."""
     return tensor.as_subclass(_SmallTensor)
 
 
