@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from torchslip.decode._dali_graph import Graph, Stages, region_of, why_no_dali
-from torchslip.decode._decoder import Output
+from torchslip.decode._decoder import Output, Outputs
 from torchslip.decode._header import Encoded, Header
 from torchslip.decode._torchvision import TorchvisionDecoder, write_view
 from torchslip.decode._view import Placement
@@ -58,7 +58,7 @@ class DaliDecoder:
         images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
-        outputs: Sequence[Sequence[torch.Tensor]],
+        outputs: Sequence[Outputs],
         *,
         output: Output = "rgb",
     ) -> dict[int, Exception]:

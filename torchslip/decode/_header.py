@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-from torchslip.decode._planes import MAGIC, parse_form
+from torchslip.decode._planes import MAGIC, parse_size
 from torchslip.errors import SampleError
 
 __all__ = ["Encoded", "Header", "read_header", "read_size"]
@@ -50,8 +50,7 @@ def read_header(data: Encoded) -> Header:
     elif data[:8] == _PNG and data[12:16] == b"IHDR" and len(data) >= 24:
         return Header("png", int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
     elif data[:4] == MAGIC:
-        form = parse_form(data)
-        return Header("yuv420", form.height, form.width, form.planes)
+        return Header("yuv420", *parse_size(data))
     return _read_with_pillow(data)
 
 

@@ -25,7 +25,7 @@ import torch
 from torchslip.decode._color import interpolate_chroma, to_rgb
 from torchslip.errors import SampleError
 
-__all__ = ["MAGIC", "PlaneForm", "decode_planes", "dump_planes", "parse_form"]
+__all__ = ["MAGIC", "PlaneForm", "decode_planes", "dump_planes", "parse_form", "parse_size"]
 
 MAGIC = b"TSPL"
 _HEADER = struct.Struct("<4s4B2I")
@@ -69,6 +69,16 @@ def parse_form(data: bytes | memoryview) -> PlaneForm:
     Raises:
         SampleError: If it is none.
     """
+    return PlaneForm(*_parse(data))
+
+
+def parse_size(data: bytes | memoryview) -> tuple[int, int, int]:
+    """Of it height, width and the number of planes."""
+    height, width, _, _, planes = _parse(data)
+    return height, width, planes
+
+
+def _parse(data: bytes | memoryview) -> tuple[int, int, int, int, int]:
     if len(data) < _HEADER.size:
         raise SampleError(f"its header is cut off: {len(data)} bytes")
     magic, version, down_rows, down_columns, planes, height, width = _HEADER.unpack_from(data)
@@ -78,7 +88,7 @@ def parse_form(data: bytes | memoryview) -> PlaneForm:
         raise SampleError(f"its header is damaged: {planes} planes of {width}x{height} pixels")
     if max(height, width) > _MAX_SIDE:
         raise SampleError(f"its header says {width}x{height} pixels; no side can be longer than {_MAX_SIDE}")
-    return PlaneForm(height, width, down_rows, down_columns, planes)
+    return height, width, down_rows, down_columns, planes
 
 
 def dump_planes(form: PlaneForm, planes: bytes) -> bytes:

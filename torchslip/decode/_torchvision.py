@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from torchslip.decode._color import halve_chroma, to_yuv
-from torchslip.decode._decoder import Output
+from torchslip.decode._decoder import Output, Outputs
 from torchslip.decode._header import Encoded, Header
 from torchslip.decode._planes import decode_planes
 from torchslip.decode._view import Placement
@@ -50,7 +50,7 @@ class TorchvisionDecoder:
         images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
-        outputs: Sequence[Sequence[torch.Tensor]],
+        outputs: Sequence[Outputs],
         *,
         output: Output = "rgb",
     ) -> dict[int, Exception]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import get_worker_info
 
-from torchslip.decode._decoder import Output
+from torchslip.decode._decoder import Output, Outputs
 from torchslip.decode._header import Encoded, Header
 from torchslip.decode._planes import PlaneForm, dump_planes
 from torchslip.decode._torchvision import TorchvisionDecoder
@@ -91,7 +91,7 @@ class TurboDecoder:
         images: Sequence[Encoded],
         headers: Sequence[Header],
         placements: Sequence[Placement],
-        outputs: Sequence[Sequence[torch.Tensor]],
+        outputs: Sequence[Outputs],
         *,
         output: Output = "rgb",
     ) -> dict[int, Exception]:
@@ -102,7 +102,7 @@ class TurboDecoder:
         if taken:
             sizes = np.array([(headers[row].height, headers[row].width) for row in taken], np.int64)
             geometry = np.stack([_geometry(place)[taken] for place in placements])
-            tensors = [[view[row] for row in taken] for view in outputs]
+            tensors = outputs if len(taken) == len(images) else [[view[row] for row in taken] for view in outputs]
             refused |= {
                 taken[index] for index in self._run([images[row] for row in taken], sizes, geometry, tensors, output)
             }
@@ -123,7 +123,7 @@ class TurboDecoder:
         images: Sequence[Encoded],
         sizes: npt.NDArray[np.int64],
         geometry: npt.NDArray[np.int64],
-        outputs: Sequence[Sequence[torch.Tensor]],
+        outputs: Sequence[Outputs],
         output: Output,
     ) -> dict[int, str]:
         """Decode pictures; the index of each that the kernel refuses, and why.
@@ -132,15 +132,15 @@ class TurboDecoder:
             images: B pictures.
             sizes: int64 ``[B, 2]``: height and width.
             geometry: int64 ``[V, B, 10]``: box, resized, window, size.
-            outputs: V times B tensors, or 2 V times for ``planes``.
+            outputs: Those of V views, or 2 V of them for ``planes``.
             output: The colours.
         """
         kernel = _kernel()
         count, views = len(images), len(geometry)
         data = _pointers(images)
         lengths = np.array([len(image) for image in images], np.int64)
-        places = np.array([[each.data_ptr() for each in view] for view in outputs], np.uintp)
-        strides = np.array([[each.stride() for each in view] for view in outputs], np.int64)
+        places = np.concatenate([_places_of(view) for view in outputs])
+        strides = np.concatenate([_strides_of(view) for view in outputs])
         geometry = np.ascontiguousarray(geometry)
         messages = np.zeros((count, kernel.turbo_message_bytes()), np.uint8)
         failed = kernel.turbo_decode(
@@ -177,6 +177,20 @@ def _pointers(images: Sequence[Encoded]) -> ctypes.Array[Any]:
     # 1.4 µs for each; bytes take 0.2, and to copy 130 kB to bytes 10 (2026-11).
     addresses = (np.frombuffer(image, np.uint8).ctypes.data for image in images)
     return (ctypes.c_void_p * len(images))(*addresses)
+
+
+def _places_of(view: Outputs) -> npt.NDArray[np.int64]:
+    """The address of each picture, int64 ``[B]``."""
+    if isinstance(view, torch.Tensor):
+        return view.data_ptr() + np.arange(len(view)) * view.stride(0)
+    return np.array([each.data_ptr() for each in view], np.int64)
+
+
+def _strides_of(view: Outputs) -> npt.NDArray[np.int64]:
+    """Those of channel, row and column of each picture in bytes, int64 ``[B, 3]``."""
+    if isinstance(view, torch.Tensor):
+        return np.tile(np.array(view.stride()[1:], np.int64), (len(view), 1))
+    return np.array([each.stride() for each in view], np.int64)
 
 
 def _geometry(place: Placement) -> npt.NDArray[np.int64]:

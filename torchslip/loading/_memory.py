@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import get_worker_info
 
-from torchslip.loading._slabs import by_value, empty_in_slab, slabs_available
+from torchslip.loading._slabs import empty_in_slab, slabs_available
+from torchslip.loading._worker_tensor import by_value
 
 __all__ = ["PictureShape", "empty_bytes", "empty_pictures", "for_handover"]
 

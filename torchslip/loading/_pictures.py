@@ -72,18 +72,14 @@ class Pictures:
         self._boxes = np.zeros((len(views), len(ids), 4), np.float32)
         parts = [parts_of(each.key, output) for each in views]
         self._parts = [part for same in zip(*parts, strict=True) for part in same]
-        self._stacked: list[torch.Tensor | None] = []
-        self._outputs: list[list[torch.Tensor]] = []
+        self._outputs: list[torch.Tensor | list[torch.Tensor]] = []
         self._prepare(len(ids))
 
     def _prepare(self, count: int) -> None:
         sizes = self._sizes * (len(self._parts) // len(self._views))
         shapes = [part.shape(count, size) for part, size in zip(self._parts, sizes, strict=True) if size is not None]
         stacks = iter(empty_pictures(shapes))
-        for size in sizes:
-            stack = None if size is None else next(stacks)
-            self._stacked.append(stack)
-            self._outputs.append([torch.empty(0)] * count if stack is None else list(stack.unbind(0)))
+        self._outputs = [[torch.empty(0)] * count if size is None else next(stacks) for size in sizes]
 
     def _draws(self, each: NamedView, ids: npt.NDArray[np.int64]) -> Draws:
         return each.draws(ids, self._seed, self._epoch, self._batch_key)
@@ -106,31 +102,29 @@ class Pictures:
         """Decode `images` into `rows`; returns the rows that failed."""
         placements = self._place(headers, rows, ids)
         self._prepare_singles(placements, rows)
-        outputs = [[part[row] for row in rows] for part in self._outputs]
+        outputs = [part if len(rows) == len(part) else [part[row] for row in rows] for part in self._outputs]
         failures = decoder.decode(images, headers, placements, outputs, output=self._output)
         return {rows[index]: error for index, error in failures.items()}
 
     def _prepare_singles(self, placements: list[Placement], rows: list[int]) -> None:
         """Memory for the views that have a size for each picture."""
-        numbers = [number for number, stack in enumerate(self._stacked) if stack is None]
-        if not numbers:
+        lists = {number: each for number, each in enumerate(self._outputs) if isinstance(each, list)}
+        if not lists:
             return
         shapes = [
             self._parts[number].shape(1, (height, width))
-            for number in numbers
+            for number in lists
             for height, width in placements[number % len(placements)].size.tolist()
         ]
         singles = iter(empty_pictures(shapes, spare=True))
-        for number in numbers:
+        for each in lists.values():
             for row in rows:
                 single = next(singles)
-                self._outputs[number][row] = in_same_slab(single[0], single)
+                each[row] = in_same_slab(single[0], single)
 
     def in_batch(self, *, with_boxes: bool) -> dict[str, Any]:
         """Batch key to tensor or list of tensors, and the boxes if asked for."""
-        batch: dict[str, Any] = {}
-        for part, stack, outputs in zip(self._parts, self._stacked, self._outputs, strict=True):
-            batch[part.key] = outputs if stack is None else stack
+        batch: dict[str, Any] = {part.key: each for part, each in zip(self._parts, self._outputs, strict=True)}
         return batch | (self.boxes() if with_boxes else {})
 
     def boxes(self) -> dict[str, torch.Tensor]:

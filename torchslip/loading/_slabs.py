@@ -13,7 +13,7 @@ a batch belongs to whoever holds it, for as long as that may be.
 
 The receiver opens the slab through the worker's descriptor in ``/proc``, 20 µs for a batch. To hand over a duplicate of
 the descriptor, as `multiprocessing` and torch do for each tensor, takes a thread, a connection and two challenges:
-0.5 ms in each of the two processes (2026-11). For the same reason small tensors go by value.
+0.5 ms in each of the two processes (2026-11).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ import numpy as np
 import torch
 import torch.multiprocessing
 
-__all__ = ["by_value", "empty_in_slab", "in_same_slab", "slabs_available"]
+from torchslip.loading._worker_tensor import WorkerTensor
+
+__all__ = ["empty_in_slab", "in_same_slab", "slabs_available"]
 
 _HEADER_BYTES = 4096
 _ALIGNMENT = 64
@@ -173,18 +175,11 @@ class _Filling:
         return _open, self._slab.send()
 
 
-class _SlabTensor(torch.Tensor):
-    """A tensor within a slab. What is computed from it is a plain tensor, and so is what a receiver gets."""
+class _SlabTensor(WorkerTensor):
+    """A tensor within a slab."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
     _filling: _Filling
     _offset: int
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.as_subclass(torch.Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        return self.as_subclass(torch.Tensor).__deepcopy__(memo)  # type: ignore[no-untyped-call]
 
 
 class _Pool:
@@ -283,29 +278,6 @@ def _over(memory: Any, offset: int, shape: Sequence[int], strides: Sequence[int]
     return torch.empty(0, dtype=torch.uint8).set_(part.untyped_storage(), 0, tuple(shape), tuple(strides))
 
 
-class _SmallTensor(torch.Tensor):
-    """A tensor that goes to another process by value; for everything else a plain one."""
-
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-    __reduce_ex__ = _SlabTensor.__reduce_ex__
-    __deepcopy__ = _SlabTensor.__deepcopy__
-
-
-def by_value(tensor: torch.Tensor) -> torch.Tensor:
-    """The same tensor, on the CPU, which a worker sends by value."""
-    return tensor.as_subclass(_SmallTensor)
-
-
-def _send_small(tensor: _SmallTensor) -> tuple[Callable[..., torch.Tensor], tuple[Any, ...]]:
-    return _arrive_small, (tensor.numpy().tobytes(), tensor.dtype, tuple(tensor.shape))
-
-
-def _arrive_small(data: bytes, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    if not data:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
-
-
 def _before_fork() -> None:
     # The child shares the pages of every slab it can see, for as long as it likes.
     if _pool is not None:
@@ -315,6 +287,5 @@ def _before_fork() -> None:
 
 
 ForkingPickler.register(_SlabTensor, _send)
-ForkingPickler.register(_SmallTensor, _send_small)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork)
