@@ -16,7 +16,6 @@ __all__ = ["BACKENDS", "Backend", "Decoder", "Output", "Outputs", "backends", "m
 Output = Literal["rgb", "yuv", "planes"]
 """``rgb``; ``yuv``: Y, Cb and Cr at full size; ``planes``: Y, and apart from it Cb and Cr of half the size."""
 
-
 Outputs = torch.Tensor | Sequence[torch.Tensor]
 """Where the pictures of a view go: a tensor for each, or one for all of them."""
 
@@ -51,9 +50,9 @@ class Decoder(Protocol):
             headers: Their headers.
             placements: One for each view, with B rows.
             outputs: For each view, B uint8 tensors ``[3, H, W]`` of the placement's sizes, which are written; or one
-                ``[B, 3, H, W]``. For
-                ``planes``, B of ``[1, H, W]`` for each view, and behind them, for each view again, B of
-                ``[2, ceil(H / 2), ceil(W / 2)]``: the mean of each 2 x 2 pixels, of those that the view shows.
+                ``[B, 3, H, W]``. For ``planes``, B of ``[1, H, W]`` for each view, and behind them, for each view
+                again, B of ``[2, ceil(H / 2), ceil(W / 2)]``: the mean of each 2 x 2 pixels, of those that the view
+                shows.
             output: The colours, see `Output`: those of JFIF, see `torchslip.augment.yuv_to_rgb`. Borders are black.
 
         Returns:

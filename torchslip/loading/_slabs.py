@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import multiprocessing
 import os
@@ -81,7 +82,7 @@ def empty_in_slab(
     global _pool
     if _pool is None or _pool.pid != os.getpid():
         _pool = _Pool()
-    sizes = [_size_of(shape) for shape, _ in layouts]
+    sizes = [math.prod(shape) for shape, _ in layouts]
     offsets = np.cumsum([0, *(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)]).tolist()
     filling = _Filling(_pool.take(offsets[-1], spare=spare, keep_bytes=keep_bytes))
     return [
@@ -101,13 +102,6 @@ def _slab_tensor(filling: _Filling, offset: int, shape: Sequence[int], strides: 
     tensor = _over(filling.memory, offset, shape, strides).as_subclass(_SlabTensor)
     tensor._filling, tensor._offset = filling, offset
     return tensor
-
-
-def _size_of(shape: Sequence[int]) -> int:
-    size = 1
-    for length in shape:
-        size *= length
-    return size
 
 
 def _with_spare(size: int) -> int:
@@ -274,7 +268,7 @@ def _arrive(memory: Any, offset: int, shape: tuple[int, ...], strides: tuple[int
 
 def _over(memory: Any, offset: int, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
     """A tensor of its own, no view, over a part of `memory`."""
-    part = torch.frombuffer(memory, dtype=torch.uint8, count=_size_of(shape), offset=offset)
+    part = torch.frombuffer(memory, dtype=torch.uint8, count=math.prod(shape), offset=offset)
     return torch.empty(0, dtype=torch.uint8).set_(part.untyped_storage(), 0, tuple(shape), tuple(strides))
 
 
