@@ -13,14 +13,11 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
-def test_import_takes_little_beside_that_of_torch():
-    # Both in one process, which shares the machine with others: 0.22 against 1.4 s of its own time (2026-11).
-    code = (
-        "import time; start = time.process_time(); import torch.utils.data; middle = time.process_time(); "
-        "import torchslip; print((time.process_time() - middle) / (middle - start))"
-    )
+def test_import_is_quick_beyond_torch():
+    # Time of its own processor, the least of three: other processes share the machine. 0.22 s (2026-11).
+    code = "import torch.utils.data, time; t = time.process_time(); import torchslip; print(time.process_time() - t)"
 
-    assert min(float(run(code)) for _ in range(3)) < 0.25
+    assert min(float(run(code)) for _ in range(3)) < 0.3
 
 
 def test_import_touches_no_gpu_and_loads_neither_torchvision_nor_pillow():
